@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures of generated and reconstructed music: judges, distances, spectra, text adherence."""
