@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prestissimo.metrics.tf_checkpoint import read_tf_checkpoint
+from prestissimo.nn.stft import mel_filters
 
 SAMPLE_RATE = 16_000
 FFT_SIZE, HOP, MELS = 512, 256, 96
@@ -51,12 +52,6 @@ def _tags(name: str) -> list[str]:
     return list(configuration.MTT_LABELS if name.startswith("MTT") else configuration.MSD_LABELS)
 
 
-def _mel_filters() -> Tensor:
-    import librosa
-
-    return torch.from_numpy(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=FFT_SIZE, n_mels=MELS))
-
-
 class _Weights:
     """A checkpoint's arrays handed out as torch layers."""
 
@@ -74,16 +69,28 @@ class _Weights:
         layer.weight.data, layer.bias.data = kernel, self(f"{name}/bias")  # type: ignore[union-attr]
         return layer
 
+    def conv_over_time(self, name: str) -> nn.Conv1d:
+        """A kernel that spans every feature of its input: (frames, features, 1, out) in the checkpoint."""
+        kernel = self(f"{name}/kernel").squeeze(2).permute(2, 1, 0).contiguous()
+        out, features, frames = kernel.shape
+        layer = nn.Conv1d(features, out, frames, padding=frames // 2)
+        layer.weight.data, layer.bias.data = kernel, self(f"{name}/bias")  # type: ignore[union-attr]
+        return layer
+
     def dense(self, name: str) -> nn.Linear:
         kernel = self(f"{name}/kernel").T.contiguous()
         layer = nn.Linear(kernel.shape[1], kernel.shape[0])
         layer.weight.data, layer.bias.data = kernel, self(f"{name}/bias")
         return layer
 
-    def norm(self, index: int) -> ChannelAffine:
+    def affine(self, index: int) -> tuple[Tensor, Tensor]:
+        """Batch normalisation with its moving statistics, as scale and shift."""
         name = f"batch_normalization_{index}" if index else "batch_normalization"
         scale = self(f"{name}/gamma") / torch.sqrt(self(f"{name}/moving_variance") + _BATCH_NORM_EPS)
-        return ChannelAffine(scale, self(f"{name}/beta") - self(f"{name}/moving_mean") * scale)
+        return scale, self(f"{name}/beta") - self(f"{name}/moving_mean") * scale
+
+    def norm(self, index: int) -> ChannelAffine:
+        return ChannelAffine(*self.affine(index))
 
 
 class ChannelAffine(nn.Module):
@@ -98,39 +105,47 @@ class ChannelAffine(nn.Module):
         return x * self.scale.view(shape) + self.shift.view(shape)
 
 
+class PooledReluAffine(ChannelAffine):
+    """max over the last dimension of relu(y) * scale + shift: (B, C, T, W) -> (B, C, T).
+
+    Both maps are monotone, so the maximum is taken first and the large tensor is read once.
+    """
+
+    def forward(self, y: Tensor) -> Tensor:
+        best = y.amax(dim=3)
+        if bool((self.scale < 0).any()):
+            best = torch.where(self.scale.view(-1, 1) < 0, y.amin(dim=3), best)
+        return super().forward(F.relu(best))
+
+
 class _Musicnn(nn.Module):
     """Timbral (7 frames x 38 or 67 mels) and temporal (32 to 128 frames x 1) filters, max-pooled over
     frequency; three residual convolutions over time; mean and max over time; a dense layer of 200."""
 
     width = 200
+    _front_frames = (7, 7, 128, 64, 32)
 
     def __init__(self, weights: _Weights) -> None:
         super().__init__()
-
-        def name(i: int) -> str:
-            return f"conv2d_{i}" if i else "conv2d"
-
+        names = ["conv2d", *(f"conv2d_{i}" for i in range(1, 8))]
         self.input_norm = weights.norm(0)
-        self.front = nn.ModuleList(weights.conv(name(i)) for i in range(5))
-        self.front_norm = nn.ModuleList(weights.norm(i + 1) for i in range(5))
-        self.middle = nn.ModuleList(weights.conv(name(i)) for i in range(5, 8))
-        self.middle_norm = nn.ModuleList(weights.norm(i + 1) for i in range(5, 8))
+        self.front = nn.ModuleList(weights.conv(name) for name in names[:5])
+        self.front_norm = nn.ModuleList(PooledReluAffine(*weights.affine(i)) for i in range(1, 6))
+        self.middle = nn.ModuleList(weights.conv_over_time(name) for name in names[5:])
+        self.middle_norm = nn.ModuleList(weights.norm(i) for i in range(6, 9))
         self.pool_norm, self.hidden_norm = weights.norm(9), weights.norm(10)
         self.hidden, self.logits = weights.dense("dense"), weights.dense("dense_1")
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         x = self.input_norm(patches[:, None])
         features = []
-        for conv, norm in zip(self.front, self.front_norm, strict=True):
-            before = (conv.kernel_size[0] - 1) // 2
-            after = conv.kernel_size[0] // 2
-            y = norm(F.relu(conv(F.pad(x, (0, 0, before, after)))))
-            features.append(y.amax(dim=3))  # the filters' remaining frequency positions
-        front = torch.cat(features, dim=1)  # (B, 561, T)
-        h, layers = front, [front]
+        for conv, norm, k in zip(self.front, self.front_norm, self._front_frames, strict=True):
+            y = conv(F.pad(x, (0, 0, (k - 1) // 2, k // 2)))
+            features.append(norm(y))
+        h = torch.cat(features, dim=1)  # (B, 561, T)
+        layers = [h]
         for i, (conv, norm) in enumerate(zip(self.middle, self.middle_norm, strict=True)):
-            y = F.pad(h.transpose(1, 2)[:, None], (0, 0, 3, 3))
-            y = norm(F.relu(conv(y)).squeeze(3))
+            y = norm(F.relu(conv(h)))
             h = y + h if i else y
             layers.append(h)
         m = torch.cat(layers, dim=1)  # (B, 753, T)
@@ -175,7 +190,7 @@ class MusiCNN(nn.Module):
     >>> dict(zip(net.tags, out.probabilities[0].mean(0).tolist()))["piano"]     # doctest: +SKIP
     """
 
-    mel_filters: Tensor
+    filters: Tensor
     window: Tensor
 
     def __init__(self, name: str = "MTT_musicnn") -> None:
@@ -188,7 +203,7 @@ class MusiCNN(nn.Module):
         self.tags: list[str] = _tags(name)
         self.net: _Musicnn | _Vgg = _Vgg(weights) if name.endswith("vgg") else _Musicnn(weights)
         self.embedding_width = self.net.width
-        self.register_buffer("mel_filters", _mel_filters())
+        self.register_buffer("filters", torch.tensor(mel_filters(SAMPLE_RATE, FFT_SIZE, MELS)))
         self.register_buffer("window", torch.hann_window(FFT_SIZE))
         self.eval().requires_grad_(False)
 
@@ -200,7 +215,7 @@ class MusiCNN(nn.Module):
             audio, FFT_SIZE, HOP, window=self.window, center=True, pad_mode="constant", return_complex=True
         )
         power = spectrum.real**2 + spectrum.imag**2  # differentiable at zero, unlike abs()
-        return torch.log10(1 + 1e4 * (self.mel_filters @ power)).transpose(1, 2)
+        return torch.log10(1 + 1e4 * (self.filters @ power)).transpose(1, 2)
 
     def forward(self, audio: Tensor, hop: int = PATCH_FRAMES, patches: int | None = None) -> TagOutput:
         """Tags and embeddings of each patch of 187 frames (2.99 s).
