@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Self and cross attention with normalised queries and keys."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prestissimo.nn.rope import qk_norm_rope, rms_norm
+
+__all__ = ["CrossAttention", "SelfAttention"]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(qkᵀ/√D + mask) v; q (B, T, H, D), k and v (B, S, H, D), mask bool (B, S) → (B, T, H·D)."""
+    y = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=None if mask is None else mask[:, None, None, :],
+    )
+    return y.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Attention of x (B, T, C) over itself, RoPE on queries and keys, no biases."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_norm = nn.Parameter(torch.ones(width // heads))
+        self.k_norm = nn.Parameter(torch.ones(width // heads))
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, cos, sin)
+        return self.out(attend(q, k, v))
+
+
+class CrossAttention(nn.Module):
+    """Attention of x (B, T, C) to a context (B, S, C) whose keys and values `project` makes once."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.q_norm = nn.Parameter(torch.ones(width // heads))
+        self.k_norm = nn.Parameter(torch.ones(width // heads))
+        self.out = nn.Linear(width, width, bias=False)
+
+    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised keys and values of the context: each (B, S, H, D)."""
+        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return rms_norm(k, self.k_norm), v
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        q = rms_norm(self.q(x).unflatten(-1, (self.heads, -1)), self.q_norm)
+        return self.out(attend(q, k, v, mask))

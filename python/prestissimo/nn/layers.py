@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that more than one network is built of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["CONDITIONS", "ScalarEmbedding", "SwiGLU", "adaln_modulate", "linear_in"]
+
+
+def adaln_modulate(
+    x: Tensor,
+    shift: Tensor | None = None,
+    scale: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-6,
+    norm: str = "layer",
+) -> Tensor:
+    """norm(x)·(1 + scale) + shift, x (B, T, C), shift and scale (B, C) or (B, T, C)."""
+    shape = x.shape[-1:]
+    y = F.layer_norm(x, shape, weight, bias, eps) if norm == "layer" else F.rms_norm(x, shape, weight, eps)
+    if scale is not None:
+        y = y * (1 + (scale if scale.ndim == x.ndim else scale.unsqueeze(1)))
+    return y if shift is None else y + (shift if shift.ndim == x.ndim else shift.unsqueeze(1))
+
+
+def linear_in(layer: nn.Linear, x: Tensor) -> Tensor:
+    """x Wᵀ + b in the dtype of x, whatever that of the weights; the caller switches autocast off."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight.to(x.dtype), bias)
+
+
+class SwiGLU(nn.Module):
+    """W₂(a · silu(b)) with (a, b) = W₁x; x (..., C) to (..., C); no biases (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, 2 * inner, bias=False)
+        self.contract = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.expand(x).chunk(2, dim=-1)
+        return self.contract(a * F.silu(b))
+
+
+# Each transform brings its condition to about [-2, 2], where ScalarEmbedding's features resolve it.
+# sigma: EDM's c_noise = ln(σ)/4. target_sigma: the second time of a consistency trajectory, which may be 0.
+CONDITIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigma": lambda sigma: sigma.log() / 4,
+    "target_sigma": lambda sigma: sigma.clamp_min(1e-4).log() / 4,
+    "seconds": lambda seconds: seconds.log1p() / 4,
+    "budget": lambda blocks: blocks / 16,
+}
+
+
+class ScalarEmbedding(nn.Module):
+    """W [sin(ωu), cos(ωu)] + b with u = transform(value); value (B,) to (B, width).
+
+    ω is geometric from 1/2 to 64 rad per unit. W and b start at zero: a condition that is added to a trained
+    network changes no output until it is trained. Computed in float32 (float64 for float64 values).
+    """
+
+    def __init__(self, name: str, width: int, features: int) -> None:
+        super().__init__()
+        if name not in CONDITIONS:
+            raise ValueError(f"conditions must be among {sorted(CONDITIONS)}, got {name!r}")
+        self.name = name
+        self.features = features
+        self.linear = nn.Linear(features, width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, features={self.features}"
+
+    def forward(self, value: Tensor) -> Tensor:
+        u = CONDITIONS[self.name](value.to(torch.promote_types(value.dtype, torch.float32)))
+        n = self.features // 2
+        log_omega = torch.linspace(-math.log(2), math.log(64), n, dtype=u.dtype, device=u.device)
+        angle = u[:, None] * log_omega.exp()
+        return linear_in(self.linear, torch.cat([angle.sin(), angle.cos()], dim=-1))
