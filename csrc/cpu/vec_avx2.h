@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <immintrin.h>
+
+namespace prestissimo::cpu::PRESTISSIMO_ISA {
+
+struct Vec {
+  static constexpr int lanes = 8;
+  __m256 v;
+};
+
+inline Vec zero() { return {_mm256_setzero_ps()}; }
+inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
+
+inline __m256i lane_mask(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+inline __m256 from_bfloat16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
+inline __m128i to_bfloat16(__m256 x) {
+  const __m256i u = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
+  r = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline Vec load(const bfloat16* p) { return {from_bfloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+inline Vec load(const float16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+
+inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x.v); }
+inline void store(bfloat16* p, Vec x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bfloat16(x.v)); }
+inline void store(float16* p, Vec x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline Vec load(const float* p, int n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
+inline void store(float* p, Vec x, int n) { _mm256_maskstore_ps(p, lane_mask(n), x.v); }
+
+template <class T>
+inline Vec load(const T* p, int n) {
+  T buffer[8] = {};
+  memcpy(buffer, p, sizeof(T) * static_cast<size_t>(n));
+  return load(buffer);
+}
+template <class T>
+inline void store(T* p, Vec x, int n) {
+  T buffer[8];
+  store(buffer, x);
+  memcpy(p, buffer, sizeof(T) * static_cast<size_t>(n));
+}
+
+inline void stream(float* p, Vec x) { _mm256_stream_ps(p, x.v); }
+inline void stream(bfloat16* p, Vec x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bfloat16(x.v)); }
+inline void stream(float16* p, Vec x) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void stream_fence() { _mm_sfence(); }
+
+inline Vec keep(Vec x, int n) { return {_mm256_and_ps(x.v, _mm256_castsi256_ps(lane_mask(n)))}; }
+
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline float sum(Vec a) {
+  const __m128 h = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 q = _mm_add_ps(h, _mm_movehl_ps(h, h));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+
+}  // namespace prestissimo::cpu::PRESTISSIMO_ISA

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Base: AVX-512 F, BW, DQ, VL. bf16 is rounded with integers even where AVX512_BF16 exists: vcvtneps2bf16 flushes
+// subnormals to zero, which torch does not.
+#pragma once
+#include <immintrin.h>
+
+namespace prestissimo::cpu::PRESTISSIMO_ISA {
+
+struct Vec {
+  static constexpr int lanes = 16;
+  __m512 v;
+};
+
+inline Vec zero() { return {_mm512_setzero_ps()}; }
+inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
+
+inline __mmask16 lane_mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+inline __m512 from_bfloat16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
+inline __m256i to_bfloat16(__m512 x) {
+  const __m512i u = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline Vec load(const bfloat16* p) { return {from_bfloat16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline Vec load(const float16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline Vec load(const float* p, int n) { return {_mm512_maskz_loadu_ps(lane_mask(n), p)}; }
+inline Vec load(const bfloat16* p, int n) { return {from_bfloat16(_mm256_maskz_loadu_epi16(lane_mask(n), p))}; }
+inline Vec load(const float16* p, int n) { return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lane_mask(n), p))}; }
+
+inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x.v); }
+inline void store(bfloat16* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16(x.v)); }
+inline void store(float16* p, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void store(float* p, Vec x, int n) { _mm512_mask_storeu_ps(p, lane_mask(n), x.v); }
+inline void store(bfloat16* p, Vec x, int n) { _mm256_mask_storeu_epi16(p, lane_mask(n), to_bfloat16(x.v)); }
+inline void store(float16* p, Vec x, int n) {
+  _mm256_mask_storeu_epi16(p, lane_mask(n), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline void stream(float* p, Vec x) { _mm512_stream_ps(p, x.v); }
+inline void stream(bfloat16* p, Vec x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bfloat16(x.v)); }
+inline void stream(float16* p, Vec x) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void stream_fence() { _mm_sfence(); }
+
+inline Vec keep(Vec x, int n) { return {_mm512_maskz_mov_ps(n >= 16 ? 0xffff : lane_mask(n), x.v)}; }
+
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// Halves are added lane by lane, so the order is the same tree on every compiler.
+inline float sum(Vec a) {
+  const __m256 o = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 h = _mm_add_ps(_mm256_castps256_ps128(o), _mm256_extractf128_ps(o, 1));
+  const __m128 q = _mm_add_ps(h, _mm_movehl_ps(h, h));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+
+}  // namespace prestissimo::cpu::PRESTISSIMO_ISA

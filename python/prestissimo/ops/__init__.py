@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drop-in ops with CPU SIMD and CUDA kernels. Each file holds one op: reference, function, fake kernel, gradient."""
+
+from .adaln_modulate import adaln_modulate
+from .registration import MissingKernel, compiled, strict_kernels
+
+__all__ = ["MissingKernel", "adaln_modulate", "compiled", "strict_kernels"]

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one op's pieces (schema, kernel, reference, fake, gradient) to `torch.ops.prestissimo.<op>`.
+
+An op is a function of arrays. Torch tensors go through the dispatcher, so that autograd, torch.compile, fake tensors and
+export see one opaque op; NumPy arrays and other DLPack producers go straight to the compiled kernel, without torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+try:
+    import torch
+except ModuleNotFoundError:  # ops on NumPy arrays need no torch
+    torch = None  # type: ignore[assignment]
+
+try:
+    from prestissimo import _core
+except ImportError as error:  # a pure-Python install: every op runs through its reference
+    _core = None  # type: ignore[assignment]
+    _why_no_core = str(error)
+
+log = logging.getLogger("prestissimo")
+
+
+class MissingKernel(RuntimeError):
+    """A reference would have run where a kernel exists, and strict kernels were asked for."""
+
+
+_strict = False
+_warned = False
+
+
+@contextlib.contextmanager
+def strict_kernels(on: bool = True) -> Iterator[None]:
+    """Within the block, any fallback to a reference where a kernel exists raises `MissingKernel`."""
+    global _strict
+    before, _strict = _strict, on
+    try:
+        yield
+    finally:
+        _strict = before
+
+
+def compiled() -> bool:
+    """Whether the compiled module is there; without it every op runs through its plain-PyTorch reference."""
+    return _core is not None
+
+
+def _fall_back(name: str) -> None:
+    global _warned
+    if _strict:
+        raise MissingKernel(f"{name}: the compiled module prestissimo._core is missing ({_why_no_core})")
+    if not _warned:
+        _warned = True
+        log.warning("prestissimo._core is missing (%s): ops run through their references", _why_no_core)
+
+
+if torch is not None:
+    _library = torch.library.Library("prestissimo", "DEF")
+    _kernel_dtypes = frozenset((torch.float32, torch.bfloat16, torch.float16))
+    _plain_types = frozenset((torch.Tensor, torch.nn.Parameter, type(None), float, int, bool, str, list))
+
+
+class Op:
+    """One op. `kernel` and `reference` take the arguments of `schema` in order and return its results.
+
+    `check` raises ValueError naming the argument; the compiled kernel makes the same checks itself, so it runs only
+    for fake tensors and ahead of the reference. `dtypes`, by default float32, bfloat16 and float16, are those that
+    have a kernel; others (float64 above all) run through the reference.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        *,
+        kernel: Callable[..., Any],
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        check: Callable[..., None] | None = None,
+    ) -> None:
+        self.name = schema[: schema.index("(")]
+        self.schema = schema
+        self.kernel, self.reference, self.check = kernel, reference, check
+        self.overload: Any = None
+        if torch is None:
+            return
+        _library.define(schema)
+        _library.impl(self.name, self._run, "CompositeExplicitAutograd")
+
+        def fake_checked(*args: Any) -> Any:
+            if check is not None:
+                check(*args)
+            return fake(*args)
+
+        torch.library.register_fake(f"prestissimo::{self.name}", fake_checked, lib=_library)
+        self.overload = getattr(torch.ops.prestissimo, self.name).default
+
+    def gradient(self, backward: Callable[..., Any], setup: Callable[..., None]) -> None:
+        """Attach a backward: `setup(ctx, inputs, output)` saves, `backward(ctx, *dy)` gives one gradient per input.
+
+        What torch.library.register_autograd does, with a short cut: plain tensors reach the kernel without a second
+        trip through the dispatcher. A small call costs 5 µs where gradients are enabled and 12 µs when it records,
+        against 13 and 36 µs (our measurement, AMD Zen 4, torch 2.13.0).
+        """
+        if torch is None:
+            return
+        C = torch._C
+
+        def forward(*args: Any) -> Any:
+            *inputs, keyset = args
+            if _plain(inputs):
+                return self._run(*inputs)
+            with C._AutoDispatchBelowAutograd():
+                return self.overload.redispatch(keyset & C._after_autograd_keyset, *inputs)
+
+        class Gradient(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, *args: Any) -> Any:
+                output = forward(*args)
+                setup(ctx, args[:-1], output)
+                return output
+
+            @staticmethod
+            @torch.autograd.function.once_differentiable
+            def backward(ctx: Any, *dy: Any) -> Any:
+                return (*backward(ctx, *dy), None)
+
+        Gradient.__name__ = Gradient.__qualname__ = f"{self.name}_gradient"
+
+        def autograd(keyset: Any, *args: Any) -> Any:
+            if C.is_grad_enabled() and C._any_requires_grad(*args):
+                return Gradient.apply(*args, keyset)
+            return forward(*args, keyset)
+
+        _library.impl(self.name, autograd, "Autograd", with_keyset=True)
+
+    def _run(self, *args: Any) -> Any:
+        if _core is not None and args[0].dtype in _kernel_dtypes:
+            return self.kernel(*args)
+        return self.run_reference(*args)
+
+    def run_reference(self, *args: Any) -> Any:
+        """The reference behind the same checks; what runs where no kernel can."""
+        if _core is None:
+            _fall_back(self.name)
+        if self.check is not None:
+            self.check(*args)
+        return self.reference(*args)
+
+    def __call__(self, *args: Any) -> Any:
+        if torch is not None and isinstance(args[0], torch.Tensor):
+            return self.overload(*args)
+        if _core is not None:
+            return self.kernel(*args)
+        return self._through_torch(*args)
+
+    def _through_torch(self, *args: Any) -> Any:
+        import numpy as np
+
+        if torch is None:
+            raise RuntimeError(f"{self.name} needs the compiled module prestissimo._core, or torch for its reference")
+        out = self.overload(*[torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args])
+        return tuple(o.numpy() for o in out) if isinstance(out, tuple) else out.numpy()
+
+
+def empty_like(a: Any) -> Any:
+    """An uninitialised contiguous array of `a`'s kind, shape, dtype and device."""
+    if torch is not None and isinstance(a, torch.Tensor):
+        return torch.empty_like(a, memory_format=torch.contiguous_format)
+    return new_empty(a, a.shape)
+
+
+def new_empty(like: Any, shape: Sequence[int], dtype: str | None = None) -> Any:
+    """An uninitialised array of `like`'s kind, device and (unless named) dtype."""
+    if torch is not None and isinstance(like, torch.Tensor):
+        return like.new_empty(shape, dtype=None if dtype is None else getattr(torch, dtype))
+    if hasattr(like, "__array_namespace__"):
+        space = like.__array_namespace__()
+        return space.empty(tuple(shape), dtype=like.dtype if dtype is None else getattr(space, dtype))
+    import numpy as np
+
+    return np.empty(tuple(shape), dtype=like.dtype if dtype is None else dtype)
+
+
+def launch(kernel: Callable[..., None], *args: Any) -> None:
+    """Call a compiled kernel; arguments whose strides it does not take are copied first.
+
+    Outputs, which the kernel fills, come from `new_empty` and `empty_like` and are contiguous.
+    """
+    try:
+        kernel(*args)
+    except _core.NotContiguous:
+        kernel(*(_contiguous(a) if hasattr(a, "shape") else a for a in args))
+
+
+def _contiguous(a: Any) -> Any:
+    if torch is not None and isinstance(a, torch.Tensor):
+        return a.contiguous()
+    if getattr(getattr(a, "flags", None), "c_contiguous", False):
+        return a
+    return a.__array_namespace__().asarray(a, copy=True, order="C") if hasattr(a, "__array_namespace__") else a.copy()
+
+
+def _plain(args: Sequence[Any]) -> bool:
+    """No subclass, no dispatch mode: nothing below autograd has a say in this call."""
+    if torch._C._len_torch_dispatch_stack():
+        return False
+    return all(type(a) in _plain_types for a in args)
+
+
+def expect_shape(op: str, name: str, a: Any, *allowed: tuple[int, ...]) -> None:
+    """ValueError naming the argument unless `a` is None or has one of the shapes."""
+    if a is not None and tuple(a.shape) not in allowed:
+        wanted = " or ".join(str(list(s)) for s in allowed)
+        raise ValueError(f"{op}: {name} must be {wanted}, got {list(a.shape)}")
