@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-import importlib.util
-
 import pytest
 import torch
 
 from prestissimo.metrics import musicnn
 from prestissimo.metrics.musicnn import NAMES, MusiCNN
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("musicnn") is None, reason="needs pip install --no-deps musicnn==0.1.0"
-)
+needs_weights = pytest.mark.usefixtures("judges")
 
 
 def plucked(frequencies: list[float], seconds: float = 6.0, rate: int = 16_000) -> torch.Tensor:
@@ -25,7 +21,7 @@ def plucked(frequencies: list[float], seconds: float = 6.0, rate: int = 16_000) 
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def judge(request: pytest.FixtureRequest) -> MusiCNN:
+def judge(judges: None, request: pytest.FixtureRequest) -> MusiCNN:
     return MusiCNN(request.param)
 
 
