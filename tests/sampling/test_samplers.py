@@ -29,7 +29,7 @@ def test_order_of_convergence(name: str, order: int) -> None:
     noise = torch.linspace(-2, 2, 7, dtype=torch.float64).reshape(1, 7, 1)
     errors = []
     for steps in (64, 128, 256, 512):
-        # a last step to 0 has one length whatever the number of steps: the order is that of the steps above it
+        # a last step to 0 is equally long for any number of steps: the order is that of the others
         sigmas = karras(steps + 1, 0.05, 20.0)[:-1]
         errors.append(float((SAMPLERS[name](gaussian, noise, sigmas) - exact(noise, sigmas)).abs().max()))
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
@@ -145,7 +145,8 @@ def test_schedule() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [((0,), "steps"), ((2.5,), "steps"), ((True,), "steps"), ((4, 0.0), "sigma_min"),
-     ((4, 2.0, 1.0), "sigma_min"), ((4, 0.1, math.inf), "sigma_max"), ((4, 0.1, math.nan), "sigma_max"), ((4, 0.1, 1.0, 0.0), "rho")],
+     ((4, 2.0, 1.0), "sigma_min"), ((4, 0.1, math.inf), "sigma_max"),
+     ((4, 0.1, math.nan), "sigma_max"), ((4, 0.1, 1.0, 0.0), "rho")],
 )  # fmt: skip
 def test_wrong_schedules(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):

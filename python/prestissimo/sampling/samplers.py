@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samplers of dx/dσ = (x − D(x, σ))/σ: plain differentiable functions of (denoiser, noise, noise levels).
 
-Nothing is written in place and no inference mode is entered: gradients reach the noise, and `torch.no_grad` is
+Nothing is written in place and no inference mode is entered: gradients reach the noise, and `no_grad` is
 the caller's to choose.
 """
 
