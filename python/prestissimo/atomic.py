@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_destination", "write_bytes"]
+__all__ = ["atomic_path", "check_destination", "write_bytes"]
 
 
 def check_destination(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -52,14 +54,27 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return path
-    target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
-    try:
+    with atomic_path(path, overwrite=overwrite) as part:
         # mode 0o666 less the umask: what open() gives, where tempfile would leave 0o600
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary path beside ``path`` for the block to write; what it wrote becomes ``path`` at its end.
+
+    Where the block raises, or the disk is full, ``path`` stays as it was and the temporary file is removed.
+    An OSError from the block comes out with ``path`` as its file's name.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
         if overwrite:
             part.replace(target)
@@ -70,7 +85,6 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
-    return path
 
 
 def _move_to_new(part: Path, target: Path) -> None:

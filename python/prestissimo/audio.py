@@ -23,6 +23,7 @@ from prestissimo._version import __version__
 __all__ = [
     "FORMATS",
     "AudioFormat",
+    "check_bit_depth",
     "encode",
     "format_for",
     "limit_peak",
@@ -88,6 +89,19 @@ def format_for(path: str | os.PathLike[str], name: str | None = None) -> AudioFo
             return candidate
     known = ", ".join(s for f in FORMATS.values() for s in f.suffixes)
     raise ValueError(f"cannot tell the audio format of {str(path)!r}: its name must end in one of {known}")
+
+
+def check_bit_depth(format: AudioFormat, bit_depth: str | None) -> str:
+    """libsndfile's name for a bit depth, the format's own default where it is None.
+
+    >>> check_bit_depth(FORMATS["flac"], "24")
+    'PCM_24'
+    """
+    depth = next(iter(format.subtypes)) if bit_depth is None else bit_depth
+    if depth not in format.subtypes:
+        offered = "it is lossy and has none" if format.lossy else f"it has {', '.join(format.subtypes)}"
+        raise ValueError(f"bit_depth {depth!r} does not go with {format.name}: {offered}")
+    return format.subtypes[depth]
 
 
 def _stereo_array(audio: Any, argument: str = "audio") -> Audio:
@@ -211,10 +225,7 @@ def encode(
     import soundfile
 
     kind = format if isinstance(format, AudioFormat) else format_for("", format)
-    depth = next(iter(kind.subtypes)) if bit_depth is None else bit_depth
-    if depth not in kind.subtypes:
-        offered = "none, it is lossy" if kind.lossy else ", ".join(kind.subtypes)
-        raise ValueError(f"bit_depth {depth!r} is not one that {kind.name} has ({offered})")
+    subtype = check_bit_depth(kind, bit_depth)
     array = _stereo_array(audio)
     if kind.sample_rates is not None and sample_rate not in kind.sample_rates:
         array, sample_rate = resample(array, sample_rate, kind.sample_rates[-1]), kind.sample_rates[-1]
@@ -222,7 +233,7 @@ def encode(
         title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     buffer = io.BytesIO()
     with soundfile.SoundFile(
-        buffer, "w", sample_rate, array.shape[0], subtype=kind.subtypes[depth], format=kind.container
+        buffer, "w", sample_rate, array.shape[0], subtype=subtype, format=kind.container
     ) as sound:
         if title:
             sound.title = title

@@ -84,3 +84,17 @@ def test_destinations_are_checked_before_the_work(tmp_path):
         atomic.check_destination(tmp_path, overwrite=True)
     atomic.check_destination(tmp_path / "a.wav")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_that_write_by_themselves(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic.atomic_path(path) as part:
+        part.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    with atomic.atomic_path(path) as part:
+        part.write_bytes(b"whole")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.bin"]

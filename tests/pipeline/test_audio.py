@@ -143,7 +143,7 @@ def test_wrong_arguments_are_named():
         audio.encode(np.zeros((3, 10)), RATE)
     with pytest.raises(ValueError, match="audio holds NaN"):
         audio.encode(np.full((2, 10), np.nan), RATE)
-    with pytest.raises(ValueError, match="bit_depth '16' is not one that mp3 has"):
+    with pytest.raises(ValueError, match="bit_depth '16' does not go with mp3"):
         audio.encode(tone(), RATE, "mp3", bit_depth="16")
     with pytest.raises(ValueError, match=r"song\.xyz"):
         audio.format_for("song.xyz")
