@@ -2,6 +2,7 @@
 """Drop-in ops with CPU SIMD and CUDA kernels. Each file holds one op: reference, function, fake kernel, gradient."""
 
 from .adaln_modulate import adaln_modulate
+from .philox_normal import philox_normal
 from .registration import MissingKernel, compiled, strict_kernels
 
-__all__ = ["MissingKernel", "adaln_modulate", "compiled", "strict_kernels"]
+__all__ = ["MissingKernel", "adaln_modulate", "compiled", "philox_normal", "strict_kernels"]

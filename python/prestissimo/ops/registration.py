@@ -61,7 +61,6 @@ def _fall_back(name: str) -> None:
 
 if torch is not None:
     _library = torch.library.Library("prestissimo", "DEF")
-    _kernel_dtypes = frozenset((torch.float32, torch.bfloat16, torch.float16))
     _plain_types = frozenset((torch.Tensor, torch.nn.Parameter, type(None), float, int, bool, str, list))
 
 
@@ -69,8 +68,8 @@ class Op:
     """One op. `kernel` and `reference` take the arguments of `schema` in order and return its results.
 
     `check` raises ValueError naming the argument; the compiled kernel makes the same checks itself, so it runs only
-    for fake tensors and ahead of the reference. `dtypes`, by default float32, bfloat16 and float16, are those that
-    have a kernel; others (float64 above all) run through the reference.
+    for fake tensors and ahead of the reference. `dtypes` are those of the first argument that have a kernel; others
+    (float64 above all) run through the reference.
     """
 
     def __init__(
@@ -81,6 +80,7 @@ class Op:
         reference: Callable[..., Any],
         fake: Callable[..., Any],
         check: Callable[..., None] | None = None,
+        dtypes: Sequence[str] = ("float32", "bfloat16", "float16"),
     ) -> None:
         self.name = schema[: schema.index("(")]
         self.schema = schema
@@ -88,6 +88,7 @@ class Op:
         self.overload: Any = None
         if torch is None:
             return
+        self._kernel_dtypes = frozenset(getattr(torch, d) for d in dtypes)
         _library.define(schema)
         _library.impl(self.name, self._run, "CompositeExplicitAutograd")
 
@@ -139,7 +140,7 @@ class Op:
         _library.impl(self.name, autograd, "Autograd", with_keyset=True)
 
     def _run(self, *args: Any) -> Any:
-        if _core is not None and args[0].dtype in _kernel_dtypes:
+        if _core is not None and args[0].dtype in self._kernel_dtypes:
             return self.kernel(*args)
         return self.run_reference(*args)
 

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+// Formulas: ops/adaln_modulate.h. One block normalises one row; its threads hold the row in registers as far as kHeld
+// vectors reach and read the rest of a longer row again in each pass. Sums over time for the per-sample and per-channel
+// gradients go through `partial` in fixed blocks of kTimeBlock rows, and are added in a fixed order.
+#pragma once
+#include <type_traits>
+
+#include "../ops/adaln_modulate.h"
+#include "launch.h"
+#include "reduce.cuh"
+#include "vec.cuh"
+
+namespace prestissimo::cuda {
+
+// ---- the launch plan ------------------------------------------------------------------------------------------------
+
+// In the order of ADALN_MODULATE_KERNELS: for each phase each dtype, vectors of 16 bytes and then single elements; the sums
+// know single elements only.
+enum AdalnModulatePhase : int { kForwardRows, kBackwardRows, kBackwardColumns, kBackwardSums };
+
+template <int V>
+constexpr int kHeld = V == 1 ? 8 : 2;         // vectors of a row that a thread holds
+constexpr int kRowThreads = 512;              // at most
+constexpr int kColumnGroups = 8;              // threads that share a column, each taking every 8th row
+constexpr int kColumnThreads = kWarpSize * kColumnGroups;
+
+inline int adaln_modulate_kernel(AdalnModulatePhase phase, DType dtype, bool vectorised) {
+  const int type = dtype == DType::float32 ? 0 : dtype == DType::bfloat16 ? 1 : 2;
+  return phase == kBackwardSums ? phase * 6 + type : phase * 6 + type * 2 + (vectorised ? 0 : 1);
+}
+
+inline bool aligned_rows(const void* data, int64_t batch_stride, int64_t time_stride, int64_t lanes) {
+  return aligned_16(data) && batch_stride % lanes == 0 && time_stride % lanes == 0;
+}
+
+// Whether every access may move 16 bytes.
+inline bool vectorised(const AdalnModulateArgs& a) {
+  const int64_t n = 16 / item_size(a.dtype);
+  const auto rows = [n](const auto& v) { return aligned_rows(v.data, v.batch_stride, v.time_stride, n); };
+  return a.channels % n == 0 && rows(a.x) && rows(a.shift) && rows(a.scale) && rows(a.y) && aligned_16(a.weight) &&
+         aligned_16(a.bias);
+}
+inline bool vectorised(const AdalnModulateBackwardArgs& a) {
+  const int64_t n = 16 / item_size(a.forward.dtype);
+  const auto rows = [n](const auto& v) { return aligned_rows(v.data, v.batch_stride, v.time_stride, n); };
+  return vectorised(a.forward) && rows(a.dy) && rows(a.dx) && rows(a.dshift) && rows(a.dscale);
+}
+
+inline uint32_t row_threads(const AdalnModulateArgs& a, bool vectors) {
+  const int64_t held = vectors ? kHeld<4> * 16 / item_size(a.dtype) : kHeld<1>;
+  const int64_t warps = ceil_div(a.channels, held * kWarpSize);
+  return static_cast<uint32_t>(warps < 1 ? kWarpSize : warps * kWarpSize > kRowThreads ? kRowThreads : warps * kWarpSize);
+}
+
+// Channel offsets are 32-bit with room for one step past the end.
+constexpr int64_t kMostChannels = int64_t{1} << 30;
+
+inline LaunchPlan plan(const AdalnModulateArgs& a) {
+  const char* op = "adaln_modulate";
+  if (a.channels > kMostChannels) fail(op, "x has " + std::to_string(a.channels) + " channels, more than 2^30");
+  const bool vectors = vectorised(a);
+  LaunchPlan p;
+  p.add(op, adaln_modulate_kernel(kForwardRows, a.dtype, vectors), a.batch * a.time, row_threads(a, vectors));
+  return p;
+}
+
+inline LaunchPlan plan(const AdalnModulateBackwardArgs& a) {
+  const char* op = "adaln_modulate_backward";
+  const AdalnModulateArgs& f = a.forward;
+  if (f.channels > kMostChannels) fail(op, "x has " + std::to_string(f.channels) + " channels, more than 2^30");
+  const bool vectors = vectorised(a);
+  const int64_t lanes = vectors ? 16 / item_size(f.dtype) : 1;
+  LaunchPlan p;
+  p.add(op, adaln_modulate_kernel(kBackwardRows, f.dtype, vectors), f.batch * f.time, row_threads(f, vectors));
+  const AdalnModulateSums sums = partial_sums(a);
+  if (sums.count == 0) return p;
+  const int64_t blocks = f.batch * ceil_div(f.time, kTimeBlock);
+  p.add(op, adaln_modulate_kernel(kBackwardColumns, f.dtype, vectors), ceil_div(f.channels, kWarpSize * lanes) * blocks,
+        kColumnThreads);
+  const int64_t outputs =
+      f.batch * ((sums.shift >= 0) + (sums.scale >= 0)) + (sums.weight >= 0) + (sums.bias >= 0);
+  p.add(op, adaln_modulate_kernel(kBackwardSums, f.dtype, true), ceil_div(f.channels, kWarpSize) * outputs,
+        kColumnThreads);
+  return p;
+}
+
+// ---- what the kernels share -------------------------------------------------------------------------------------------
+
+template <class T, class View>
+PRESTISSIMO_DEVICE auto row_of(const View& v, int64_t b, int64_t t) {
+  if constexpr (std::is_same_v<View, RowView>)
+    return static_cast<const T*>(v.data) + b * v.batch_stride + t * v.time_stride;
+  else
+    return static_cast<T*>(v.data) + b * v.batch_stride + t * v.time_stride;
+}
+
+// Mean and 1 / deviation of every row, behind the sums in `partial`: written by the row kernel, read by the column kernel.
+PRESTISSIMO_DEVICE float* row_statistics(const AdalnModulateBackwardArgs& a, int64_t b, int64_t t) {
+  const int64_t blocks = (a.forward.time + kTimeBlock - 1) / kTimeBlock;
+  return a.partial + partial_sums(a).count * a.forward.batch * blocks * a.forward.channels +
+         2 * (b * a.forward.time + t);
+}
+
+// Calls f(k, c) for every vector of V channels that this thread owns: k < K where its lanes are held in registers.
+template <int V, int K, class F>
+PRESTISSIMO_DEVICE void for_owned(int channels, F f) {
+  const int first = threadIdx.x * V, step = blockDim.x * V;
+#pragma unroll
+  for (int k = 0; k < K; ++k)
+    if (first + k * step < channels) f(k, first + k * step);
+  for (int c = first + K * step; c < channels; c += step) f(K, c);
+}
+
+template <class T, int V, int K>
+struct HeldRow {
+  const T* row;
+  float held[K][V];
+
+  PRESTISSIMO_DEVICE HeldRow(const T* row_, int channels) : row(row_) {
+    for_owned<V, K>(channels, [&](int k, int c) {
+      if (k < K) load(row + c, held[k]);
+    });
+  }
+  PRESTISSIMO_DEVICE void lanes(int k, int c, float (&v)[V]) const {
+    if (k < K) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) v[i] = held[k][i];
+    } else {
+      load(row + c, v);
+    }
+  }
+};
+
+struct Statistics {
+  float mean, rstd;
+};
+
+// Two passes, mean first: no cancellation however far the mean lies from zero. `scratch` has 2 * kMaxWarps floats.
+template <class T, int V, int K>
+PRESTISSIMO_DEVICE Statistics statistics(const HeldRow<T, V, K>& x, int channels, Norm norm, float eps,
+                                         float* scratch) {
+  float mean[1] = {0.0f}, square[1] = {0.0f};
+  if (norm == Norm::layer) {
+    for_owned<V, K>(channels, [&](int k, int c) {
+      float v[V];
+      x.lanes(k, c, v);
+#pragma unroll
+      for (int i = 0; i < V; ++i) mean[0] += v[i];
+    });
+    block_sum(mean, scratch);
+    mean[0] /= channels;
+  }
+  for_owned<V, K>(channels, [&](int k, int c) {
+    float v[V];
+    x.lanes(k, c, v);
+#pragma unroll
+    for (int i = 0; i < V; ++i) square[0] += (v[i] - mean[0]) * (v[i] - mean[0]);
+  });
+  block_sum(square, scratch + kMaxWarps);
+  return {mean[0], rsqrtf(square[0] / channels + eps)};
+}
+
+template <int V, class T>
+PRESTISSIMO_DEVICE void multiply(float (&v)[V], const T* p, int c, float plus) {
+  if (!p) return;
+  float w[V];
+  load(p + c, w);
+#pragma unroll
+  for (int i = 0; i < V; ++i) v[i] *= plus + w[i];
+}
+template <int V, class T>
+PRESTISSIMO_DEVICE void add(float (&v)[V], const T* p, int c) {
+  if (!p) return;
+  float w[V];
+  load(p + c, w);
+#pragma unroll
+  for (int i = 0; i < V; ++i) v[i] += w[i];
+}
+
+// A null RowView stays null whatever the row.
+template <class T>
+PRESTISSIMO_DEVICE const T* optional_row(const RowView& v, int64_t b, int64_t t) {
+  return v.data ? row_of<T>(v, b, t) : nullptr;
+}
+
+// ---- forward ------------------------------------------------------------------------------------------------------------
+
+template <class T, int V>
+PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
+  SHARED_ARRAY(float, scratch, 2 * kMaxWarps);
+  constexpr int K = kHeld<V>;
+  const int C = static_cast<int>(a.channels);
+  const int64_t b = blockIdx.x / static_cast<uint32_t>(a.time), t = blockIdx.x % static_cast<uint32_t>(a.time);
+  const HeldRow<T, V, K> x(row_of<T>(a.x, b, t), C);
+  const Statistics s = statistics(x, C, a.norm, a.eps, scratch);
+  const T *weight = static_cast<const T*>(a.weight), *bias = static_cast<const T*>(a.bias);
+  const T *scale = optional_row<T>(a.scale, b, t), *shift = optional_row<T>(a.shift, b, t);
+  T* y = row_of<T>(a.y, b, t);
+  for_owned<V, K>(C, [&](int k, int c) {
+    float v[V];
+    x.lanes(k, c, v);
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] = (v[i] - s.mean) * s.rstd;
+    multiply(v, weight, c, 0.0f);
+    add(v, bias, c);
+    multiply(v, scale, c, 1.0f);
+    add(v, shift, c);
+    store(y + c, v);
+  });
+}
+
+// ---- backward: dx, the gradients that have one value for each row, and the row statistics ----------------------------------
+
+template <class T, int V>
+PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackwardArgs& a) {
+  SHARED_ARRAY(float, scratch, 4 * kMaxWarps);
+  constexpr int K = kHeld<V>;
+  const AdalnModulateArgs& f = a.forward;
+  const int C = static_cast<int>(f.channels);
+  const int64_t b = blockIdx.x / static_cast<uint32_t>(f.time), t = blockIdx.x % static_cast<uint32_t>(f.time);
+  const HeldRow<T, V, K> x(row_of<T>(f.x, b, t), C), dy(row_of<T>(a.dy, b, t), C);
+  const Statistics s = statistics(x, C, f.norm, f.eps, scratch);
+  if (threadIdx.x == 0 && partial_sums(a).count > 0) {
+    float* out = row_statistics(a, b, t);
+    out[0] = s.mean;
+    out[1] = s.rstd;
+  }
+  const T *weight = static_cast<const T*>(f.weight), *bias = static_cast<const T*>(f.bias);
+  const T* scale = optional_row<T>(f.scale, b, t);
+  T* dscale = a.dscale.data && a.scale_per_row ? row_of<T>(a.dscale, b, t) : nullptr;
+  T* dshift = a.dshift.data && a.shift_per_row ? row_of<T>(a.dshift, b, t) : nullptr;
+
+  // n and g = dy * (1 + scale) * weight
+  const auto gradient = [&](int k, int c, float (&n)[V], float (&g)[V]) {
+    x.lanes(k, c, n);
+    dy.lanes(k, c, g);
+#pragma unroll
+    for (int i = 0; i < V; ++i) n[i] = (n[i] - s.mean) * s.rstd;
+    multiply(g, scale, c, 1.0f);
+    multiply(g, weight, c, 0.0f);
+  };
+  float mean[2] = {0.0f, 0.0f};  // of g and of g * n
+  for_owned<V, K>(C, [&](int k, int c) {
+    float n[V], g[V];
+    gradient(k, c, n, g);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      mean[0] += g[i];
+      mean[1] += g[i] * n[i];
+    }
+    if (dshift || dscale) {
+      float d[V];
+      dy.lanes(k, c, d);
+      if (dshift) store(dshift + c, d);
+      if (dscale) {
+        multiply(n, weight, c, 0.0f);
+        add(n, bias, c);
+#pragma unroll
+        for (int i = 0; i < V; ++i) d[i] *= n[i];
+        store(dscale + c, d);
+      }
+    }
+  });
+  block_sum(mean, scratch + 2 * kMaxWarps);
+  mean[0] = f.norm == Norm::layer ? mean[0] / C : 0.0f;
+  mean[1] /= C;
+  T* dx = row_of<T>(a.dx, b, t);
+  for_owned<V, K>(C, [&](int k, int c) {
+    float n[V], g[V];
+    gradient(k, c, n, g);
+#pragma unroll
+    for (int i = 0; i < V; ++i) g[i] = s.rstd * (g[i] - mean[0] - n[i] * mean[1]);
+    store(dx + c, g);
+  });
+}
+
+// ---- backward: sums over time -----------------------------------------------------------------------------------------------
+
+// One block adds kTimeBlock rows of one sample for 32 V channels. Group g takes rows g, g + 8, ...; then the groups are
+// added in order.
+template <class T, int V>
+PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackwardArgs& a) {
+  constexpr int kTile = kWarpSize * V;
+  SHARED_ARRAY(float, tile, kColumnGroups * kTile);
+  const AdalnModulateArgs& f = a.forward;
+  const AdalnModulateSums sums = partial_sums(a);
+  const int C = static_cast<int>(f.channels);
+  const uint32_t tiles = (C + kTile - 1) / kTile;
+  const uint32_t blocks = static_cast<uint32_t>((f.time + kTimeBlock - 1) / kTimeBlock);
+  const int64_t b = blockIdx.x / tiles / blocks, j = blockIdx.x / tiles % blocks;
+  const int first = static_cast<int>(blockIdx.x % tiles) * kTile;
+  const int lane = threadIdx.x % kWarpSize, group = threadIdx.x / kWarpSize;
+  const int c = first + lane * V;
+
+  float sum[4][V] = {};  // shift, scale, weight, bias
+  if (c < C) {
+    const int64_t end = f.time < (j + 1) * kTimeBlock ? f.time : (j + 1) * kTimeBlock;
+    for (int64_t t = j * kTimeBlock + group; t < end; t += kColumnGroups) {
+      float n[V], d[V], g[V];
+      load(row_of<T>(f.x, b, t) + c, n);
+      load(row_of<T>(a.dy, b, t) + c, d);
+      const float* s = row_statistics(a, b, t);
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        n[i] = (n[i] - s[0]) * s[1];
+        g[i] = d[i];
+      }
+      multiply(g, optional_row<T>(f.scale, b, t), c, 1.0f);
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        sum[0][i] += d[i];
+        sum[2][i] += g[i] * n[i];
+        sum[3][i] += g[i];
+      }
+      multiply(n, static_cast<const T*>(f.weight), c, 0.0f);
+      add(n, static_cast<const T*>(f.bias), c);
+#pragma unroll
+      for (int i = 0; i < V; ++i) sum[1][i] += d[i] * n[i];
+    }
+  }
+  const int where[4] = {sums.shift, sums.scale, sums.weight, sums.bias};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (where[k] < 0) continue;
+    store(tile + group * kTile + lane * V, sum[k]);
+    __syncthreads();
+    const int column = threadIdx.x;
+    if (column < kTile && first + column < C) {
+      float total = 0.0f;
+#pragma unroll
+      for (int g = 0; g < kColumnGroups; ++g) total += tile[g * kTile + column];
+      a.partial[((where[k] * f.batch + b) * blocks + j) * C + first + column] = total;
+    }
+    __syncthreads();
+  }
+}
+
+// Adds the rows of `partial` that belong to one output: those of one sample for dshift and dscale, all for dweight and dbias.
+template <class T>
+PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackwardArgs& a) {
+  SHARED_ARRAY(float, tile, kColumnGroups * kWarpSize);
+  const AdalnModulateArgs& f = a.forward;
+  const AdalnModulateSums sums = partial_sums(a);
+  const int C = static_cast<int>(f.channels);
+  const uint32_t tiles = (C + kWarpSize - 1) / kWarpSize;
+  const int64_t blocks = (f.time + kTimeBlock - 1) / kTimeBlock;
+  int64_t output = blockIdx.x / tiles;
+  int which;
+  T* out;
+  int64_t row = 0, rows = blocks;
+  const auto per_sample = [&](int sum, const RowOutput& d) {
+    if (sum < 0) return false;
+    if (output >= f.batch) {
+      output -= f.batch;
+      return false;
+    }
+    which = sum;
+    out = row_of<T>(d, output, 0);
+    row = output * blocks;
+    return true;
+  };
+  if (!per_sample(sums.shift, a.dshift) && !per_sample(sums.scale, a.dscale)) {
+    const bool weight = sums.weight >= 0 && output == 0;
+    which = weight ? sums.weight : sums.bias;
+    out = static_cast<T*>(weight ? a.dweight : a.dbias);
+    rows = f.batch * blocks;
+  }
+  const int lane = threadIdx.x % kWarpSize, group = threadIdx.x / kWarpSize;
+  const int c = static_cast<int>(blockIdx.x % tiles) * kWarpSize + lane;
+  float total = 0.0f;
+  if (c < C)
+    for (int64_t r = group; r < rows; r += kColumnGroups)
+      total += a.partial[(which * f.batch * blocks + row + r) * C + c];
+  tile[group * kWarpSize + lane] = total;
+  __syncthreads();
+  if (group > 0 || c >= C) return;
+  total = 0.0f;
+#pragma unroll
+  for (int g = 0; g < kColumnGroups; ++g) total += tile[g * kWarpSize + lane];
+  out[c] = from_float<T>(total);
+}
+
+// ---- instances ---------------------------------------------------------------------------------------------------------------
+
+#define ADALN_MODULATE_INSTANCES(suffix, T, V)                                                                        \
+  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                           \
+      adaln_modulate_rows_##suffix(const __grid_constant__ AdalnModulateArgs a) {                                     \
+    adaln_modulate_rows<T, V>(a);                                                                                     \
+  }                                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                           \
+      adaln_modulate_backward_rows_##suffix(const __grid_constant__ AdalnModulateBackwardArgs a) {                    \
+    adaln_modulate_backward_rows<T, V>(a);                                                                            \
+  }                                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(kColumnThreads)                                                        \
+      adaln_modulate_backward_columns_##suffix(const __grid_constant__ AdalnModulateBackwardArgs a) {                 \
+    adaln_modulate_backward_columns<T, V>(a);                                                                         \
+  }
+#define ADALN_MODULATE_SUMS(suffix, T)                                                                                \
+  extern "C" __global__ void __launch_bounds__(kColumnThreads)                                                        \
+      adaln_modulate_backward_sums_##suffix(const __grid_constant__ AdalnModulateBackwardArgs a) {                    \
+    adaln_modulate_backward_sums<T>(a);                                                                               \
+  }
+ADALN_MODULATE_INSTANCES(f32_x4, float, 4)
+ADALN_MODULATE_INSTANCES(f32_x1, float, 1)
+ADALN_MODULATE_INSTANCES(bf16_x8, bf16, 8)
+ADALN_MODULATE_INSTANCES(bf16_x1, bf16, 1)
+ADALN_MODULATE_INSTANCES(f16_x8, f16, 8)
+ADALN_MODULATE_INSTANCES(f16_x1, f16, 1)
+ADALN_MODULATE_SUMS(f32, float)
+ADALN_MODULATE_SUMS(bf16, bf16)
+ADALN_MODULATE_SUMS(f16, f16)
+#undef ADALN_MODULATE_INSTANCES
+#undef ADALN_MODULATE_SUMS
+
+#define ADALN_MODULATE_PHASE(X, phase) \
+  X(phase##_f32_x4) X(phase##_f32_x1) X(phase##_bf16_x8) X(phase##_bf16_x1) X(phase##_f16_x8) X(phase##_f16_x1)
+#define ADALN_MODULATE_KERNELS(X)                         \
+  ADALN_MODULATE_PHASE(X, adaln_modulate_rows)            \
+  ADALN_MODULATE_PHASE(X, adaln_modulate_backward_rows)   \
+  ADALN_MODULATE_PHASE(X, adaln_modulate_backward_columns) \
+  X(adaln_modulate_backward_sums_f32) X(adaln_modulate_backward_sums_bf16) X(adaln_modulate_backward_sums_f16)
+#define ADALN_MODULATE_PLANS(X)              \
+  X(adaln_modulate, AdalnModulateArgs)       \
+  X(adaln_modulate_backward, AdalnModulateBackwardArgs)
+
+}  // namespace prestissimo::cuda

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counter-based normal noise: the same bits for any batch split, order, thread count, ISA and device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .registration import Op, _core, expect_shape, launch, new_empty, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1  # of csrc/philox.h; a seed names the same music as long as this stays
+
+
+def philox_normal(
+    shape: Sequence[int],
+    seeds: Sequence[int] | Any,
+    items: Sequence[int] | Any = None,
+    stream: int = 0,
+    device: Any = None,
+) -> Any:
+    """z[b] = N(0, 1) numbers of Philox4x32-10 with key seeds[b], counter (element / 4, items[b], stream).
+
+    Args:
+        shape: of one item, for instance (C, T).
+        seeds: B integers, taken modulo 2^64 (or an int64 array [B]).
+        items: B item numbers under their seed, 0 where absent: noise of a batch equals that of its items one by one.
+        stream: in [0, 2^32): independent noise under the same seed, for instance one per sampler step.
+        device: a torch device. Without torch the result is a NumPy array.
+
+    Returns:
+        float32 [B, *shape].
+
+    Raises:
+        ValueError: a shape, seeds, items or stream that does not fit, naming the argument.
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Box-Muller.
+
+    >>> one, two = philox_normal((2, 3), [7, 8])
+    >>> bool((two == philox_normal((2, 3), [8])[0]).all())
+    True
+    """
+    size = math.prod(shape)
+    if size < 0 or any(d < 0 for d in shape):
+        raise ValueError(f"philox_normal: shape must have no negative size, got {tuple(shape)}")
+    seeds_ = _words("seeds", seeds, device)
+    items_ = _words("items", [0] * len(seeds_) if items is None else items, device)
+    return _op(seeds_, items_, stream, size).reshape(len(seeds_), *shape)
+
+
+def _words(name: str, values: Any, device: Any) -> Any:
+    """64-bit words as int64, the type that every framework has."""
+    if hasattr(values, "dtype"):
+        return values
+    try:
+        signed = [(int(v) + 2**63) % 2**64 - 2**63 for v in values]
+    except TypeError:
+        raise ValueError(f"philox_normal: {name} must be a sequence of integers, got {values!r}") from None
+    if torch is not None:
+        return torch.tensor(signed, dtype=torch.int64, device=device)
+    import numpy as np
+
+    return np.array(signed, dtype=np.int64)
+
+
+def reference(seeds: Tensor, items: Tensor, stream: int, size: int) -> Tensor:
+    """The format of csrc/philox.h in plain PyTorch, bit for bit: int64 holds the words, float32 the rest."""
+    import torch
+
+    mask = 0xFFFFFFFF
+    n = torch.arange(-(-size // 4), device=seeds.device)[None]
+    seed, item = seeds[:, None], items[:, None] & mask
+    w = [n & mask, n >> 32 & mask, item, torch.tensor(stream)]
+    w = list(torch.broadcast_tensors(*(x.to(seeds.device) for x in w)))
+    k0, k1 = seed & mask, seed >> 32 & mask
+    for _ in range(10):
+        (h0, l0), (h1, l1) = _multiply(0xD2511F53, w[0]), _multiply(0xCD9E8D57, w[2])
+        w = [h1 ^ w[1] ^ k0, l1, h0 ^ w[3] ^ k1, l0]
+        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
+    z = torch.stack((*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])), dim=-1)
+    return z.reshape(len(seeds), -1)[:, :size].contiguous()
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low words of a 32-bit product, in halves so that int64 does not overflow."""
+    low = (a & 0xFFFF) * b
+    high = (a >> 16) * b + (low >> 16)
+    return high >> 16, (high & 0xFFFF) << 16 | low & 0xFFFF
+
+
+def _fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
+    """float32 a·b + c rounded once: the product is exact in float64; the sum is rounded to odd, then to float32."""
+    import torch
+
+    as64 = lambda v: v.double() if torch.is_tensor(v) else torch.tensor(v, dtype=torch.float32).double()  # noqa: E731
+    p, c_ = as64(a) * as64(b), as64(c)
+    s = p + c_
+    t = s - p
+    error = (p - (s - t)) + (c_ - t)
+    even = s.view(torch.int64) & 1 == 0
+    toward = torch.where(error > 0, torch.inf, -torch.inf).to(torch.float64)
+    return torch.where((error != 0) & even, torch.nextafter(s, toward), s).float()
+
+
+def _horner(x: Tensor, *coefficients: float) -> Tensor:
+    import torch
+
+    p = torch.full_like(x, coefficients[0])
+    for c in coefficients[1:]:
+        p = _fma(p, x, c)
+    return p
+
+
+def _log(u: Tensor) -> Tensor:
+    import torch
+
+    shifted = u.view(torch.int32) - 0x3F3504F3
+    e = (shifted >> 23).float()
+    f = ((shifted & 0x007FFFFF) + 0x3F3504F3).view(torch.float32) - 1
+    p = _horner(f, 0.087002255, -0.14267458, 0.149148211, -0.16577588, 0.199630603, -0.250013381, 0.333339095)
+    f2 = f * f
+    return _fma(e, 0.693147182, f + _fma(p * f, f2, f2 * -0.5))
+
+
+def _box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    import torch
+
+    u = _fma(radius.float(), 2.0**-32, 2.0**-33)
+    # through float64, because torch's own float32 sqrt may be MKL's, which is not correctly rounded
+    r = (-2.0 * _log(u)).double().sqrt().float()
+    quadrant = (angle + 0x20000000 & 0xFFFFFFFF) >> 30
+    quarter = angle << 2 & 0xFFFFFFFF
+    t = torch.where(quarter >= 2**31, quarter - 2**32, quarter).float() * 2.0**-32
+    t2 = t * t
+    s = _horner(t2, -0.00460219616, 0.0796802342, -0.64596349, 1.57079637) * t
+    c = _horner(t2, 0.000903634122, -0.0208600722, 0.253669202, -1.23370051, 1.0)
+    swap = quadrant & 1 == 1
+    cos, sin = torch.where(swap, s, c), torch.where(swap, c, s)
+    return (
+        r * torch.where((quadrant + 1) & 2 == 2, -cos, cos),
+        r * torch.where(quadrant & 2 == 2, -sin, sin),
+    )
+
+
+def _check(seeds: Any, items: Any, stream: int, size: int) -> None:
+    if len(seeds.shape) != 1:
+        raise ValueError(f"philox_normal: seeds must have 1 dimension, got shape {list(seeds.shape)}")
+    expect_shape("philox_normal", "items", items, tuple(seeds.shape))
+    if not 0 <= stream < 2**32:
+        raise ValueError(f"philox_normal: stream must be in [0, 2^32), got {stream}")
+
+
+def _kernel(seeds: Any, items: Any, stream: int, size: int) -> Any:
+    out = new_empty(seeds, (seeds.shape[0], size), "float32")
+    launch(_core.philox_normal, seeds, items, stream, out)
+    return out
+
+
+_op = Op(
+    "philox_normal(Tensor seeds, Tensor items, int stream, SymInt size) -> Tensor",
+    kernel=_kernel,
+    reference=reference,
+    fake=lambda seeds, items, stream, size: seeds.new_empty((seeds.shape[0], size), dtype=torch.float32),
+    check=_check,
+    dtypes=("int64",),
+)
