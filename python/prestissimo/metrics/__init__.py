@@ -13,45 +13,64 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prestissimo.metrics.clips import ClipSet, folder_clips, stored_clips
     from prestissimo.metrics.codec import CodecReport, codec_report
     from prestissimo.metrics.embeddings import Judgement, embed
     from prestissimo.metrics.frechet import frechet_distance, frechet_interval
     from prestissimo.metrics.intervals import Interval, bootstrap, bootstrap_mean
     from prestissimo.metrics.musicnn import MusiCNN
+    from prestissimo.metrics.quick import QuickReport, quick_report, reference_embeddings
     from prestissimo.metrics.spectrum import band_energies, log_mel_l1, side_mid_ratio, spectral_profile
+    from prestissimo.metrics.tags import TagFollowing, tag_following
 
 _HOME = {
+    "ClipSet": "clips",
     "CodecReport": "codec",
     "Interval": "intervals",
     "Judgement": "embeddings",
     "MusiCNN": "musicnn",
+    "QuickReport": "quick",
+    "TagFollowing": "tags",
     "band_energies": "spectrum",
     "bootstrap": "intervals",
     "bootstrap_mean": "intervals",
     "codec_report": "codec",
     "embed": "embeddings",
+    "folder_clips": "clips",
     "frechet_distance": "frechet",
     "frechet_interval": "frechet",
     "log_mel_l1": "spectrum",
+    "quick_report": "quick",
+    "reference_embeddings": "quick",
     "side_mid_ratio": "spectrum",
     "spectral_profile": "spectrum",
+    "stored_clips": "clips",
+    "tag_following": "tags",
 }
 
 __all__ = [
+    "ClipSet",
     "CodecReport",
     "Interval",
     "Judgement",
     "MusiCNN",
+    "QuickReport",
+    "TagFollowing",
     "band_energies",
     "bootstrap",
     "bootstrap_mean",
     "codec_report",
     "embed",
+    "folder_clips",
     "frechet_distance",
     "frechet_interval",
     "log_mel_l1",
+    "quick_report",
+    "reference_embeddings",
     "side_mid_ratio",
     "spectral_profile",
+    "stored_clips",
+    "tag_following",
 ]
 
 
