@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
 from torch import Tensor
 
+from prestissimo import ops
 from prestissimo.nn.dit import DiT, DiTConfig, TextContext
 from prestissimo.nn.rope import apply_rope, rope_tables
 
@@ -112,6 +114,16 @@ def test_kernels_equal_reference(dtype: torch.dtype) -> None:
         error[dit.kernels] = (dit(x.to(dtype), conditions, text.to(dtype), mask).double() - want).abs().max()
     assert error["auto"] <= 2 * error["reference"] + torch.finfo(dtype).eps * want.abs().max()
     assert error["reference"] < 0.1 * want.abs().max()
+
+
+@pytest.mark.skipif(not ops.compiled(), reason="the compiled module is not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_reference_runs_where_a_kernel_exists(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, conditions, text, mask = inputs()
+    dit = trained(dtype=dtype)
+    monkeypatch.setattr(importlib.import_module("prestissimo.ops.adaln_modulate")._op, "reference", None)
+    with ops.strict_kernels():
+        dit(x.to(dtype), conditions, text.to(dtype), mask).float().sum().backward()
 
 
 def test_text_context_is_the_same_as_text() -> None:

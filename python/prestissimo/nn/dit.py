@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prestissimo.nn.attention import CrossAttention, SelfAttention
-from prestissimo.nn.layers import CONDITIONS, ScalarEmbedding, SwiGLU, adaln_modulate, linear_in
+from prestissimo.nn.layers import CONDITIONS, Kernels, ScalarEmbedding, SwiGLU, linear_in
 from prestissimo.nn.rope import rope_tables
 
 __all__ = ["DiT", "DiTConfig", "TextContext"]
@@ -127,29 +127,30 @@ class DiTBlock(nn.Module):
         nn.init.zeros_(self.cross_attention.out.weight)
 
     def forward(
-        self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, mask: Tensor
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        rope: tuple[Tensor, Tensor],
+        text: tuple[Tensor, Tensor, Tensor],
+        adaln_modulate: Callable[..., Tensor],
     ) -> Tensor:
-        """x (B, T, C), modulation (B, 6, C), cos and sin (T, r/2), k and v (B, S, H, D), mask (B, S)."""
+        """x (B, T, C), modulation (B, 6, C), rope: cos, sin (T, r/2), text: k, v (B, S, H, D), mask."""
         dtype = self.feed_forward.expand.weight.dtype
         s1, c1, g1, s2, c2, g2 = (modulation + self.offset).to(x.dtype).unbind(1)
         y = adaln_modulate(x, s1, c1, eps=self.eps, norm=self.norm)
-        x = x + g1[:, None] * self.self_attention(y.to(dtype), cos, sin)
+        x = x + g1[:, None] * self.self_attention(y.to(dtype), *rope)
         y = adaln_modulate(x, weight=self.cross_norm.to(x.dtype), eps=self.eps, norm=self.norm)
-        x = x + self.cross_attention(y.to(dtype), k, v, mask)
+        x = x + self.cross_attention(y.to(dtype), *text)
         y = adaln_modulate(x, s2, c2, eps=self.eps, norm=self.norm)
         return x + g2[:, None] * self.feed_forward(y.to(dtype))
 
 
-class DiT(nn.Module):
-    """Predicts F(x, conditions, text) for a latent x (B, C, T); zero for fresh weights.
-
-    kernels: "auto" runs the ops of `prestissimo.ops`, "reference" plain PyTorch; may be changed at any time.
-    """
+class DiT(Kernels):
+    """Predicts F(x, conditions, text) for a latent x (B, C, T); zero for fresh weights."""
 
     def __init__(self, config: DiTConfig, kernels: str = "auto") -> None:
-        super().__init__()
+        super().__init__(kernels)
         self.config = config
-        self.kernels = kernels
         width, token = config.width, config.latent_channels * config.latents_per_token
         self.embed = nn.Linear(token, width)
         self.conditions = nn.ModuleDict(
@@ -179,16 +180,6 @@ class DiT(nn.Module):
             nn.init.zeros_(cast(DiTBlock, block).cross_attention.out.weight)
         for layer in (self.modulation, self.out):
             nn.init.zeros_(layer.weight)
-
-    @property
-    def kernels(self) -> str:
-        return self._kernels
-
-    @kernels.setter
-    def kernels(self, value: str) -> None:
-        if value not in ("auto", "reference"):
-            raise ValueError(f'kernels must be "auto" or "reference", got {value!r}')
-        self._kernels = value
 
     def with_conditions(self, *names: str) -> DiT:
         """A copy that knows further scalar conditions; equal outputs until it is trained on them."""
@@ -274,15 +265,15 @@ class DiT(nn.Module):
         tokens = F.pad(x, (0, -T % p)).unflatten(-1, (-1, p)).permute(0, 2, 1, 3).flatten(2)
         h = self.embed(tokens.to(self.embed.weight.dtype))
         h = h.to(torch.promote_types(h.dtype, torch.float32))
-        cos, sin = rope_tables(h.shape[1], config.rope_dim or config.head_dim, config.rope_base, h.device)
+        rope = rope_tables(h.shape[1], config.rope_dim or config.head_dim, config.rope_base, h.device)
         wanted = {i % config.depth for i in return_hidden}
         hidden: dict[int, Tensor] = {}
         for i, (block, k, v) in enumerate(zip(self.blocks, context.keys, context.values, strict=True)):
-            h = block(h, modulation, cos, sin, k, v, context.mask)
+            h = block(h, modulation, rope, (k, v, context.mask), self.adaln_modulate)
             if i in wanted:
                 hidden[i] = h
         shift, scale = (modulation[:, :2] + self.out_offset).to(h.dtype).unbind(1)
-        h = adaln_modulate(h, shift, scale, eps=config.norm_eps, norm=config.norm)
+        h = self.adaln_modulate(h, shift, scale, eps=config.norm_eps, norm=config.norm)
         y = self.out(h.to(self.out.weight.dtype))
         y = y.unflatten(-1, (-1, p)).permute(0, 2, 1, 3).flatten(2)[..., :T].to(x.dtype)
         return (y, {i: hidden[i % config.depth] for i in return_hidden}) if return_hidden else y

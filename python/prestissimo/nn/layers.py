@@ -10,24 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CONDITIONS", "ScalarEmbedding", "SwiGLU", "adaln_modulate", "linear_in"]
+from prestissimo import ops
+from prestissimo.ops.adaln_modulate import reference as adaln_modulate_reference
+
+__all__ = ["CONDITIONS", "Kernels", "ScalarEmbedding", "SwiGLU", "linear_in"]
 
 
-def adaln_modulate(
-    x: Tensor,
-    shift: Tensor | None = None,
-    scale: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-6,
-    norm: str = "layer",
-) -> Tensor:
-    """norm(x)·(1 + scale) + shift, x (B, T, C), shift and scale (B, C) or (B, T, C)."""
-    shape = x.shape[-1:]
-    y = F.layer_norm(x, shape, weight, bias, eps) if norm == "layer" else F.rms_norm(x, shape, weight, eps)
-    if scale is not None:
-        y = y * (1 + (scale if scale.ndim == x.ndim else scale.unsqueeze(1)))
-    return y if shift is None else y + (shift if shift.ndim == x.ndim else shift.unsqueeze(1))
+class Kernels(nn.Module):
+    """A network whose ops may run through their plain-PyTorch references.
+
+    kernels: "auto" calls `prestissimo.ops`, "reference" the references; may be changed at any time.
+    """
+
+    def __init__(self, kernels: str = "auto") -> None:
+        super().__init__()
+        self.kernels = kernels
+
+    @property
+    def kernels(self) -> str:
+        return self._kernels
+
+    @kernels.setter
+    def kernels(self, value: str) -> None:
+        if value not in ("auto", "reference"):
+            raise ValueError(f'kernels must be "auto" or "reference", got {value!r}')
+        self._kernels = value
+
+    @property
+    def adaln_modulate(self) -> Callable[..., Tensor]:
+        return ops.adaln_modulate if self._kernels == "auto" else adaln_modulate_reference
 
 
 def linear_in(layer: nn.Linear, x: Tensor) -> Tensor:
