@@ -89,9 +89,14 @@ def test_destinations_are_checked_before_the_work(tmp_path):
 def test_blocks_that_write_by_themselves(tmp_path):
     path = tmp_path / "weights.bin"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic.atomic_path(path) as part:
-        part.write_bytes(b"half")
-        raise RuntimeError
+
+    def fail_halfway():
+        with atomic.atomic_path(path) as part:
+            part.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert path.read_bytes() == b"old"
     with atomic.atomic_path(path) as part:
         part.write_bytes(b"whole")

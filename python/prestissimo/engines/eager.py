@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch, operation by operation: runs wherever torch does, and is the yardstick of the others."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor
+
+from prestissimo.nn.dit import DiT, TextContext
+from prestissimo.sampling import Denoiser, denoise
+
+__all__ = ["TorchEngine"]
+
+
+class TorchEngine:
+    """The network itself, preconditioned by EDM's scalings."""
+
+    name = "torch"
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def prepare(self, network: DiT, context: TextContext, seconds: Tensor, sigma_data: float) -> Denoiser:
+        def predict(x: Tensor, sigma: Tensor) -> Tensor:
+            return cast(Tensor, network(x, {"sigma": sigma, "seconds": seconds}, context))
+
+        return lambda x, sigma: denoise(predict, x, sigma, sigma_data)
