@@ -11,7 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MelConfig", "istft", "left_right", "log_mel", "mel_filters", "mel_of", "mid_side", "stft"]
+__all__ = [
+    "MelConfig",
+    "istft",
+    "left_right",
+    "log_mel",
+    "mel_centres",
+    "mel_filters",
+    "mel_of",
+    "mid_side",
+    "stft",
+]
 
 
 @dataclass(frozen=True)
