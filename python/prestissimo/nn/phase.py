@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phase for a magnitude spectrogram: single-pass inversion by spectral peaks, and rounds of Griffin and Lim."""
+"""Phase for a magnitude spectrogram: single-pass inversion by spectral peaks, rounds of Griffin and Lim."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def peak_phase(log_magnitude: Tensor, hop: int, state: Tensor | None = None) -> 
     peak's log-magnitudes: a peak advances by its interpolated frequency and locks its region, with the
     alternating sign of a window centred in its frame.
 
-    log_magnitude: (B, T, F) real with F = n_fft/2 + 1. state: (B, F), the phases of the frame before the first
-    (`initial_phase` of one channel where None); handing on the last frame's phases continues a signal.
+    log_magnitude: (B, T, F) real with F = n_fft/2 + 1. state: (B, F), the phases of the frame before the
+    first (`initial_phase` of one channel where None); handing on the last frame's phases continues a signal.
     Returns (B, T, F) phases in [-pi, pi] of the same dtype. Not differentiable. Raises ValueError for wrong
     shapes. Source: Beauregard, Harish and Wyse 2015, "Single pass spectrogram inversion".
     """
@@ -166,7 +166,7 @@ def project_phase(phasor: Tensor, magnitude: Tensor, hop: int) -> Tensor:
 
 
 def synthesise(magnitude: Tensor, phasor: Tensor, hop: int) -> Tensor:
-    """ISTFT(magnitude * phasor): (B, T, F) real and (B, T, F) complex to (B, T * hop) real. Differentiable."""
+    """ISTFT(magnitude * phasor): (B, T, F) and complex (B, T, F) to (B, T * hop) real. Differentiable."""
     items, frames, bins = phasor.shape
     n_fft = 2 * (bins - 1)
     halo = n_fft // hop // 2
