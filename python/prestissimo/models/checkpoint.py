@@ -7,9 +7,10 @@ the version of this format, the configuration as JSON, and the SHA-256 of the te
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ from torch import Tensor, nn
 
 from prestissimo.atomic import write_bytes
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_into", "quantize_channels", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "load_into",
+    "quantize_channels",
+    "read_config",
+    "save_checkpoint",
+]
 
 FORMAT = "prestissimo 1"
 
@@ -38,8 +46,8 @@ class Checkpoint:
 def quantize_channels(weight: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
     """q = round(w / scale) with scale = max|w| / 127 per channel of `axis`: int8 and float32, w ≈ q · scale.
 
-    scale has size 1 in every other dimension. Symmetric: −128 does not occur. Raises ValueError for weights that
-    are not finite, for they have no scale.
+    scale has size 1 in every other dimension. Symmetric: −128 does not occur. Raises ValueError for weights
+    that are not finite, for they have no scale.
     """
     w = weight.detach().float()
     if not torch.isfinite(w).all():
@@ -97,20 +105,12 @@ def load_checkpoint(
     names the file and the first tensors that are wrong.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path}: format must be {FORMAT!r}, got {metadata.get('format')!r}")
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            quantised = _quantised(path, shapes)
-            if expected is not None:
-                _check_names(path, _logical(shapes, quantised), expected, tuple(optional))
-            stored = {name: file.get_tensor(name) for name in shapes}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+    with _opened(path) as (file, metadata):
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        quantised = _quantised(path, shapes)
+        if expected is not None:
+            _check_names(path, _logical(shapes, quantised), expected, tuple(optional))
+        stored = {name: file.get_tensor(name) for name in shapes}
     sha256 = _digest(stored)
     if metadata.get("sha256") != sha256:
         raise ValueError(f"{path}: the tensors do not have the recorded SHA-256: the file is damaged")
@@ -123,6 +123,12 @@ def load_checkpoint(
             stored[name] = q * scale
             del stored[f"{name}.int8"], stored[f"{name}.scale"]
     return Checkpoint(stored, _config(path, metadata.get("config", "{}")), sha256)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The configuration a checkpoint was saved with, from the header alone. Raises as `load_checkpoint`."""
+    with _opened(Path(path)) as (_, metadata):
+        return _config(Path(path), metadata.get("config", "{}"))
 
 
 def load_into(module: nn.Module, path: str | Path, *, optional: Iterable[str] = ()) -> Checkpoint:
@@ -140,6 +146,21 @@ def load_into(module: nn.Module, path: str | Path, *, optional: Iterable[str] = 
             raise ValueError(f"{path}: {name} must be {state[name].dtype}, got {tensor.dtype}")
     module.load_state_dict({**state, **checkpoint.tensors})
     return checkpoint
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The file and its metadata; what its reader raises in the block becomes a ValueError with the path."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path}: format must be {FORMAT!r}, got {metadata.get('format')!r}")
+            yield file, metadata
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def _quantised(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
