@@ -72,7 +72,8 @@ def source(tmp_path: Path) -> Path:
     for i in range(2):
         for name, (rows, columns) in {
             "attention.self.query": (32, 32), "attention.self.key": (32, 32),
-            "attention.self.value": (32, 32), "attention.output.dense": (32, 32), "intermediate.dense": (140, 32), "output.dense": (32, 140),
+            "attention.self.value": (32, 32), "attention.output.dense": (32, 32),
+            "intermediate.dense": (140, 32), "output.dense": (32, 140),
         }.items():  # fmt: skip
             shapes |= {
                 f"encoder.layer.{i}.{name}.weight": (rows, columns),
