@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prestissimo.metrics.attributes import Attributes, measure_attributes, tempo_matches
     from prestissimo.metrics.clips import ClipSet, folder_clips, stored_clips
     from prestissimo.metrics.codec import CodecReport, codec_report
     from prestissimo.metrics.embeddings import Judgement, embed
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from prestissimo.metrics.tags import TagFollowing, tag_following
 
 _HOME = {
+    "Attributes": "attributes",
     "ClipSet": "clips",
     "CodecReport": "codec",
     "Interval": "intervals",
@@ -40,15 +42,18 @@ _HOME = {
     "frechet_distance": "frechet",
     "frechet_interval": "frechet",
     "log_mel_l1": "spectrum",
+    "measure_attributes": "attributes",
     "quick_report": "quick",
     "reference_embeddings": "quick",
     "side_mid_ratio": "spectrum",
     "spectral_profile": "spectrum",
     "stored_clips": "clips",
     "tag_following": "tags",
+    "tempo_matches": "attributes",
 }
 
 __all__ = [
+    "Attributes",
     "ClipSet",
     "CodecReport",
     "Interval",
@@ -65,12 +70,14 @@ __all__ = [
     "frechet_distance",
     "frechet_interval",
     "log_mel_l1",
+    "measure_attributes",
     "quick_report",
     "reference_embeddings",
     "side_mid_ratio",
     "spectral_profile",
     "stored_clips",
     "tag_following",
+    "tempo_matches",
 ]
 
 
