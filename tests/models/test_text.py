@@ -147,7 +147,7 @@ def test_damaged_folders(source: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         load_text_encoder(folder)
     save_checkpoint(folder / "text.safetensors", {}, {"latent_channels": 3})
-    with pytest.raises(ValueError, match="not a text encoder's"):
+    with pytest.raises(ValueError, match="the configuration must not have 'latent_channels'"):
         load_text_encoder(folder)
 
 

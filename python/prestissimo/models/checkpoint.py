@@ -28,6 +28,7 @@ __all__ = [
     "load_into",
     "quantize_channels",
     "read_config",
+    "read_sha256",
     "save_checkpoint",
 ]
 
@@ -131,20 +132,31 @@ def read_config(path: str | Path) -> dict[str, Any]:
         return _config(Path(path), metadata.get("config", "{}"))
 
 
+def read_sha256(path: str | Path) -> str:
+    """The SHA-256 that a checkpoint's metadata claim for its tensors; `load_checkpoint` verifies it."""
+    with _opened(Path(path)) as (_, metadata):
+        return metadata.get("sha256", "")
+
+
 def load_into(module: nn.Module, path: str | Path, *, optional: Iterable[str] = ()) -> Checkpoint:
     """Load a checkpoint's tensors into a module of exactly those names and shapes.
 
     optional: prefixes of names that keep the module's values where the file lacks them, such as a condition
-    added after training. A buffer or parameter of type int8 called `name.int8` takes the stored integers.
+    added after training. A buffer of type int8 called `name.int8` takes the stored integers. A module on the
+    meta device gets its tensors here, so that nothing of its size is allocated before the file has shown that
+    it holds as much; nothing is optional then.
     """
     state = module.state_dict()
+    on_meta = any(tensor.is_meta for tensor in state.values())
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     kept = _quantised(Path(path), shapes)
+    optional = () if on_meta else tuple(optional)
     checkpoint = load_checkpoint(path, _logical(shapes, kept), optional=optional, keep_int8=kept)
     for name, tensor in checkpoint.tensors.items():
         if tensor.is_floating_point() != state[name].is_floating_point():
             raise ValueError(f"{path}: {name} must be {state[name].dtype}, got {tensor.dtype}")
-    module.load_state_dict({**state, **checkpoint.tensors})
+    tensors = {name: tensor.to(state[name].dtype) for name, tensor in checkpoint.tensors.items()}
+    module.load_state_dict({**state, **tensors}, assign=on_meta)
     return checkpoint
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from prestissimo.atomic import write_bytes
 from prestissimo.models.checkpoint import load_into, read_config, save_checkpoint
+from prestissimo.models.schema import from_json
 from prestissimo.nn.text_encoder import TextEncoder, TextEncoderConfig
 
 __all__ = ["convert_bert", "load_text_encoder", "rename_bert"]
@@ -31,11 +32,10 @@ def load_text_encoder(folder: str | Path, kernels: str = "auto") -> TextEncoder:
     """
     folder = Path(folder)
     path = folder / WEIGHTS
-    try:
-        config = TextEncoderConfig(**read_config(path))
-    except TypeError as error:
-        raise ValueError(f"{path}: the configuration is not a text encoder's ({error})") from error
-    encoder = TextEncoder(config, read_tokenizer(folder / TOKENIZER), kernels)
+    config = from_json(TextEncoderConfig, read_config(path), f"{path}: the configuration")
+    tokenizer = read_tokenizer(folder / TOKENIZER)
+    with torch.device("meta"):
+        encoder = TextEncoder(config, tokenizer, kernels)
     load_into(encoder, path)
     return encoder.eval().requires_grad_(False)
 

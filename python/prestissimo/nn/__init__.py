@@ -1,6 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks made of ops: the diffusion transformer, its text encoder and the codec."""
 
+from prestissimo.nn.codec import MelCodec, MelCodecConfig
 from prestissimo.nn.dit import DiT, DiTConfig, TextContext
+from prestissimo.nn.text_encoder import TextEncoder, TextEncoderConfig, TextTokens
 
-__all__ = ["DiT", "DiTConfig", "TextContext"]
+__all__ = [
+    "DiT",
+    "DiTConfig",
+    "MelCodec",
+    "MelCodecConfig",
+    "TextContext",
+    "TextEncoder",
+    "TextEncoderConfig",
+    "TextTokens",
+]

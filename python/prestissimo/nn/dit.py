@@ -50,6 +50,8 @@ class DiTConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.depth > 1024:
+            raise ValueError(f"depth must be at most 1024, got {self.depth}")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width must be heads × an even number, got {self.width} and {self.heads} heads")
         if self.features % 2:

@@ -35,6 +35,8 @@ class TextEncoderConfig:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{field.name} must be a positive integer, got {value!r}")
+        if self.depth > 1024:
+            raise ValueError(f"depth must be at most 1024, got {self.depth}")
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads} heads")
         if not self.norm_eps > 0:
