@@ -64,7 +64,19 @@ def test_folder_of_mixed_files(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert {tuple(c.shape) for c in found.clips} == {(2, 44_100)}
     assert "broken.ogg" in caplog.text
     assert [c.shape[1] for c in folder_clips(tmp_path).clips] == [132_300, 44_100]
-    assert len(folder_clips(tmp_path, seconds=0.5, count=3)) == 3
+    three = folder_clips(tmp_path, seconds=0.5, count=3)
+    assert three.tracks == ["mono.wav", "mono.wav", "sub/b.flac"]
+    whole = folder_clips(tmp_path).clips[1]
+    torch.testing.assert_close(three.clips[2], whole[:, 22_050:])
+
+
+def test_sets_are_read_when_asked(tmp_path: Path) -> None:
+    found = stored_clips(FakeStore(), samples=100)
+    half = found.map(lambda clip: clip / 2).take(4)
+    assert half.tracks == [found.tracks[i] for i in (0, 4, 7, 11)]
+    for i, j in enumerate((0, 4, 7, 11)):
+        torch.testing.assert_close(half.clips[i], found.clips[j] / 2)
+    assert len(found.clips[2:5]) == 3
 
 
 def test_folders_without_audio(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class Attributes:
         onset_rate: onsets a second, the density.
         flux: mean rise of the log-mel a frame, nats; large for energetic music.
         bands_active: mean number of mel bands within 30 dB of the loudest; large for many instruments.
+        mode_lead: correlation with the best major profile less that with the best minor one.
         tempo: see :func:`tempo`.
         key: see :func:`key`.
     """
@@ -69,6 +70,7 @@ class Attributes:
     onset_rate: float
     flux: float
     bands_active: float
+    mode_lead: float
     tempo: Tempo
     key: Key
 
@@ -83,6 +85,7 @@ def measure_attributes(clip: Clip, sample_rate: int = 44_100) -> Attributes:
     mel = _mel(x, sample_rate)
     rise = _rise(mel)
     loudness = measure_loudness(x.numpy(), sample_rate)
+    correlations = _key_correlations(chroma(x, sample_rate).mean(axis=1))
     active = mel > mel.max() - 3.45  # 30 dB in nats of magnitude
     return Attributes(
         loudness=max(loudness, -70.0),
@@ -90,8 +93,9 @@ def measure_attributes(clip: Clip, sample_rate: int = 44_100) -> Attributes:
         onset_rate=_peaks(rise) * sample_rate / _HOP / len(rise),
         flux=float(rise.mean()),
         bands_active=float(active.sum(axis=0).mean()) if mel.max() > np.log(2e-3) else 0.0,
+        mode_lead=float(correlations[0].max() - correlations[1].max()),
         tempo=_tempo(rise, sample_rate / _HOP),
-        key=key(x, sample_rate),
+        key=_best_key(correlations),
     )
 
 
@@ -211,23 +215,29 @@ def chroma(clip: Clip, sample_rate: int = 44_100) -> Array:
     return (pitch / pitch.sum(dim=1, keepdim=True).clamp_min(1e-9)).T.double().numpy()
 
 
-def key_of_chroma(vector: Array) -> Key:
-    """The profile among 12 major and 12 minor keys that correlates best with a chroma vector (12,)."""
+def _key_correlations(vector: Array) -> Array:
+    """(2, 12) correlation of a chroma vector with each major and each minor profile; 0 without contour."""
     x = np.asarray(vector, dtype=np.float64)
     if x.shape != (12,):
         raise ValueError(f"vector must be (12,), got {x.shape}")
     x = x - x.mean()
     norm = np.linalg.norm(x)
     if norm < 1e-9:
-        return Key(0, "major", 0.0)
-    best = Key(0, "major", -1.0)
-    for mode, profile in (("major", _MAJOR), ("minor", _MINOR)):
-        p = np.asarray(profile) - np.mean(profile)
-        for tonic in range(12):
-            clarity = float(np.roll(p, tonic) @ x / (np.linalg.norm(p) * norm))
-            if clarity > best.clarity:
-                best = Key(tonic, mode, clarity)
-    return best
+        return np.zeros((2, 12))
+    profiles = np.array([_MAJOR, _MINOR])
+    profiles = profiles - profiles.mean(axis=1, keepdims=True)
+    profiles = profiles / np.linalg.norm(profiles, axis=1, keepdims=True)
+    return np.array([[np.roll(p, tonic) @ x / norm for tonic in range(12)] for p in profiles])
+
+
+def _best_key(correlations: Array) -> Key:
+    mode, tonic = np.unravel_index(int(correlations.argmax()), (2, 12))
+    return Key(int(tonic), ("major", "minor")[mode], float(correlations.max()))
+
+
+def key_of_chroma(vector: Array) -> Key:
+    """The profile among 12 major and 12 minor keys that correlates best with a chroma vector (12,)."""
+    return _best_key(_key_correlations(vector))
 
 
 def key(clip: Clip, sample_rate: int = 44_100) -> Key:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -40,13 +41,43 @@ class Store(Protocol[TrackT]):
     def audio(self, track: TrackT, start: int = 0, count: int | None = None) -> Tensor: ...
 
 
+class LazyClips(Sequence[Tensor]):
+    """Clips that are read when they are asked for, and not kept: 500 of 6 s would take 1 GB."""
+
+    def __init__(self, readers: Sequence[Callable[[], Tensor]]) -> None:
+        self._readers = list(readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyClips: ...
+    def __getitem__(self, index: int | slice) -> Tensor | LazyClips:
+        if isinstance(index, slice):
+            return LazyClips(self._readers[index])
+        return self._readers[index]()
+
+
 @dataclass(frozen=True)
 class ClipSet:
     """Clips (2, N) at one sample rate and the track that each was cut from."""
 
-    clips: list[Tensor]
-    tracks: list[str]
+    clips: Sequence[Tensor]
+    tracks: Sequence[str]
     sample_rate: int = 44_100
+
+    def take(self, count: int) -> ClipSet:
+        """At most ``count`` of the clips, evenly spread."""
+        chosen = evenly(range(len(self)), count)
+        clips = LazyClips([partial(self.clips.__getitem__, i) for i in chosen])
+        return ClipSet(clips, [self.tracks[i] for i in chosen], self.sample_rate)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ClipSet:
+        """The same clips, each passed through ``change`` when it is read."""
+        readers = [partial(lambda i: change(self.clips[i]), i) for i in range(len(self))]
+        return ClipSet(LazyClips(readers), self.tracks, self.sample_rate)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -92,13 +123,13 @@ def stored_clips(
     ]
     if not places:
         raise ValueError(f"split {split!r} has no track of {samples} samples")
-    clips, names = [], []
-    for track, start in evenly(places, count):
-        clip = store.audio(track, start, samples)
-        if clip.square().mean().sqrt() >= 10 ** (silence_db / 20):
-            clips.append(clip)
-            names.append(track.id)
-    return ClipSet(clips, names)
+
+    def audible(place: tuple[TrackT, int]) -> bool:
+        return bool(store.audio(*place, samples).square().mean().sqrt() >= 10 ** (silence_db / 20))
+
+    chosen = [place for place in evenly(places, count) if audible(place)]
+    readers = [partial(store.audio, track, start, samples) for track, start in chosen]
+    return ClipSet(LazyClips(readers), [track.id for track, _ in chosen])
 
 
 def audio_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -136,22 +167,30 @@ def folder_clips(
     """
     if seconds is not None and not 0 < seconds < 86_400:
         raise ValueError(f"seconds must be between 0 and a day, got {seconds}")
-    clips: list[Tensor] = []
+    readers: list[Callable[[], Tensor]] = []
     names: list[str] = []
-    for path, whole in _readable(audio_files(folder), sample_rate):
-        size = whole.shape[1] if seconds is None else round(seconds * sample_rate)
-        for start in range(0, whole.shape[1] - size + 1, size):
-            clips.append(whole[:, start : start + size].clone())
-            names.append(path.relative_to(folder).as_posix())
-    if not clips:
-        raise ValueError(f"{folder} holds no readable audio of {seconds} s")
-    chosen = evenly(range(len(clips)), count)
-    return ClipSet([clips[i] for i in chosen], [names[i] for i in chosen], sample_rate)
-
-
-def _readable(paths: Sequence[Path], sample_rate: int) -> Iterator[tuple[Path, Tensor]]:
-    for path in paths:
+    for path in audio_files(folder):
         try:
-            yield path, torch.from_numpy(audio_io.read(path, sample_rate, convert=True))
+            length = audio_io.read(path, sample_rate, convert=True).shape[1]
         except (OSError, ValueError) as error:
             logger.warning("left out: %s", error)
+            continue
+        size = length if seconds is None else round(seconds * sample_rate)
+        for start in range(0, length - size + 1, size):
+            readers.append(partial(read_window, path, start, size, sample_rate))
+            names.append(path.relative_to(folder).as_posix())
+    if not readers:
+        wanted = "" if seconds is None else f" of {seconds:g} s"
+        raise ValueError(f"{folder} holds no readable audio{wanted}")
+    return ClipSet(LazyClips(readers), names, sample_rate).take(len(readers) if count is None else count)
+
+
+@lru_cache(maxsize=2)
+def _whole(path: Path, sample_rate: int) -> Tensor:
+    return torch.from_numpy(audio_io.read(path, sample_rate, convert=True))
+
+
+def read_window(path: Path, start: int = 0, size: int | None = None, sample_rate: int = 44_100) -> Tensor:
+    """(2, size) samples of a file from ``start`` on; successive windows of one file decode it once."""
+    whole = _whole(path, sample_rate)
+    return whole[:, start : None if size is None else start + size].clone()
