@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from prestissimo.metrics import frechet
 from prestissimo.metrics.frechet import (
     Gaussian,
     frechet_between,
@@ -98,3 +99,11 @@ def test_other_bad_arguments() -> None:
         frechet_interval(good, good, groups_a=["x"])
     with pytest.raises(ValueError, match="paired"):
         frechet_interval(good, good[:3], paired=True)
+
+
+def test_resampling_against_a_fixed_set_is_the_same_distance() -> None:
+    rng = np.random.default_rng(7)
+    a, b = gaussian(rng.normal(size=(30, 40))), gaussian(rng.normal(size=(50, 40)))
+    assert frechet._to_fixed(a, b, frechet._root(b.covariance)) == pytest.approx(
+        frechet_between(a, b), rel=1e-6
+    )

@@ -9,8 +9,12 @@ second, learned opinion on tempo and key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prestissimo.metrics.embeddings import Clip, stereo_clip
+from prestissimo import atomic
+from prestissimo.metrics.embeddings import Clip, clip_digest, stereo_clip, tracked
 from prestissimo.nn.stft import MelConfig, log_mel, stft
 
 Array = NDArray[np.float64]
 PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 TEMPO_RANGE = (40.0, 220.0)
 _HOP = 256
+_VERSION = 1  # raised with any change of a measure, so that no stale value is read back
 _TEMPO_CENTRE, _TEMPO_OCTAVES = 100.0, 0.5
 # Albrecht and Shanahan, "The use of large corpora to train a new type of key-finding algorithm" (Music
 # Perception 31(1), 2013), table 1: share of each scale degree in major and minor pieces.
@@ -97,6 +103,38 @@ def measure_attributes(clip: Clip, sample_rate: int = 44_100) -> Attributes:
         tempo=_tempo(rise, sample_rate / _HOP),
         key=_best_key(correlations),
     )
+
+
+def attributes_of(
+    clips: Iterable[Clip],
+    *,
+    sample_rate: int = 44_100,
+    cache: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> list[Attributes]:
+    """:func:`measure_attributes` of every clip; ``cache`` is a folder that keeps results, by samples."""
+    folder = None if cache is None else Path(cache)
+    found = []
+    for index, clip in enumerate(tracked(clips, "Measuring", progress)):
+        x = stereo_clip(clip, f"clip {index}")
+        name = clip_digest(x, f"attributes {_VERSION} {sample_rate}") if folder else ""
+        path = folder / name[:2] / f"{name}.attributes.json" if folder else None
+        measured = _stored(path) if path else None
+        if measured is None:
+            measured = measure_attributes(x, sample_rate)
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write_bytes(path, json.dumps(asdict(measured)).encode(), overwrite=True)
+        found.append(measured)
+    return found
+
+
+def _stored(path: Path) -> Attributes | None:
+    try:
+        values = json.loads(path.read_bytes())
+        return Attributes(**{**values, "tempo": Tempo(*values["tempo"]), "key": Key(*values["key"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def spectral_centroid(clip: Clip, sample_rate: int = 44_100) -> float:

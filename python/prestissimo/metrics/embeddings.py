@@ -102,9 +102,10 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _key(clip: Tensor, sample_rate: int, patches: int | None) -> str:
+def clip_digest(clip: Tensor, settings: str) -> str:
+    """Name under which what was measured of a clip with these settings is kept: a hash of its samples."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{_CACHE_VERSION} {sample_rate} {patches} {tuple(clip.shape)}".encode())
+    digest.update(f"{_CACHE_VERSION} {settings} {tuple(clip.shape)}".encode())
     digest.update(clip.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -164,9 +165,9 @@ def embed(
     found: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {name: [] for name in networks}
     folder = None if cache is None else Path(cache)
     with _threads(threads), torch.inference_mode():
-        for index, clip in enumerate(_tracked(clips, progress)):
+        for index, clip in enumerate(tracked(clips, "Judging", progress)):
             x = stereo_clip(clip, f"clip {index}")
-            key = _key(x, sample_rate, patches) if folder else ""
+            key = clip_digest(x, f"{sample_rate} {patches}") if folder else ""
             mono = None
             for name, net in nets.items():
                 path = folder / key[:2] / f"{key}.{name}.npz" if folder else None
@@ -186,10 +187,12 @@ def embed(
     }
 
 
-def _tracked(clips: Iterable[Clip], progress: bool) -> Iterable[Clip]:
+def tracked(clips: Iterable[Clip], description: str, progress: bool) -> Iterable[Clip]:
+    """The clips, with a progress bar on standard error where one is wanted."""
     if not progress:
         return clips
+    from rich.console import Console
     from rich.progress import track
 
     total = len(clips) if isinstance(clips, Sequence) else None
-    return track(clips, description="Judging", total=total, transient=True)
+    return track(clips, description, total=total, transient=True, console=Console(stderr=True))
