@@ -72,12 +72,13 @@ const Checker& Checker::same_device(const char* arg, const Array& a) const {
 }
 
 const Checker& Checker::rows_contiguous(const char* arg, const Array& a) const {
-  if (a.ndim > 0 && a.size(-1) > 1 && a.stride(-1) != 1)
+  if (a.ndim > 0 && a.size(-1) > 1 && a.stride(-1) != 1 && a.numel() > 0)
     throw NotContiguous(std::string(op_) + ": " + arg + " must have stride 1 along its last dimension");
   return *this;
 }
 
 const Checker& Checker::contiguous(const char* arg, const Array& a) const {
+  if (a.numel() == 0) return *this;
   int64_t expected = 1;
   for (int d = a.ndim - 1; d >= 0; --d) {
     if (a.shape[d] > 1 && a.strides[d] != expected)

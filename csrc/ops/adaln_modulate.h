@@ -44,7 +44,7 @@ struct AdalnModulateBackwardArgs {
   RowOutput dx;
   RowOutput dshift, dscale;           // as shift and scale; data null when not wanted
   void *dweight, *dbias;              // [C] or null
-  float* partial;                     // [sums][B][ceil(T / kTimeBlock)][C] float32, sums: see partial_rows()
+  float* partial;                     // partial_size() floats
   bool shift_per_row, scale_per_row;  // [B, T, C]: written row by row, no sum
 };
 
@@ -59,6 +59,14 @@ inline AdalnModulateSums partial_sums(const AdalnModulateBackwardArgs& a) {
   if (a.dweight) s.weight = s.count++;
   if (a.dbias) s.bias = s.count++;
   return s;
+}
+
+// [sums][B][ceil(T / kTimeBlock)][C] of per-channel sums; behind them, where there are any, room for the statistics of
+// every row, [B][T][2], which the GPU hands from one kernel to the next and the CPU leaves alone.
+inline int64_t partial_size(const AdalnModulateBackwardArgs& a) {
+  const AdalnModulateArgs& f = a.forward;
+  const int64_t sums = partial_sums(a).count, blocks = (f.time + kTimeBlock - 1) / kTimeBlock;
+  return sums * f.batch * blocks * f.channels + (sums ? 2 * f.batch * f.time : 0);
 }
 
 namespace cuda {

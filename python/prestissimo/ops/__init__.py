@@ -3,6 +3,6 @@
 
 from .adaln_modulate import adaln_modulate
 from .philox_normal import philox_normal
-from .registration import MissingKernel, compiled, strict_kernels
+from .registration import MissingKernelError, compiled, strict_kernels
 
-__all__ = ["MissingKernel", "adaln_modulate", "compiled", "philox_normal", "strict_kernels"]
+__all__ = ["MissingKernelError", "adaln_modulate", "compiled", "philox_normal", "strict_kernels"]

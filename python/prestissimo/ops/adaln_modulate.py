@@ -10,7 +10,7 @@ from .registration import Op, _core, empty_like, expect_shape, launch, new_empty
 if TYPE_CHECKING:
     from torch import Tensor
 
-TIME_BLOCK = 64  # kTimeBlock of csrc/ops/adaln_modulate.h
+TIME_BLOCK = 64  # kTimeBlock of csrc/ops/adaln_modulate.h, where the size of `partial` is explained
 
 
 def adaln_modulate(
@@ -164,10 +164,9 @@ def _backward_kernel(
     dx = empty_like(x)
     out = _backward_outputs(x, (shift, scale, weight, bias), wanted)
     sums = sum(o is not None and len(o.shape) < 3 for o in out)
-    partial = new_empty(x, (sums, B, -(-T // TIME_BLOCK), C), "float32")
-    launch(
-        _core.adaln_modulate_backward, dy, x, shift, scale, weight, bias, eps, norm, partial, dx, *out
-    )
+    size = sums * B * -(-T // TIME_BLOCK) * C + (2 * B * T if sums else 0)
+    partial = new_empty(x, (size,), "float32")
+    launch(_core.adaln_modulate_backward, dy, x, shift, scale, weight, bias, eps, norm, partial, dx, *out)
     return (dx, *(new_empty(x, (0,)) if o is None else o for o in out))
 
 

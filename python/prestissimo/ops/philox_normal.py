@@ -12,6 +12,7 @@ from .registration import Op, _core, expect_shape, launch, new_empty, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+_WORD = 0xFFFFFFFF
 FORMAT = 1  # of csrc/philox.h; a seed names the same music as long as this stays
 
 
@@ -70,18 +71,23 @@ def reference(seeds: Tensor, items: Tensor, stream: int, size: int) -> Tensor:
     """The format of csrc/philox.h in plain PyTorch, bit for bit: int64 holds the words, float32 the rest."""
     import torch
 
-    mask = 0xFFFFFFFF
     n = torch.arange(-(-size // 4), device=seeds.device)[None]
-    seed, item = seeds[:, None], items[:, None] & mask
-    w = [n & mask, n >> 32 & mask, item, torch.tensor(stream)]
-    w = list(torch.broadcast_tensors(*(x.to(seeds.device) for x in w)))
-    k0, k1 = seed & mask, seed >> 32 & mask
-    for _ in range(10):
-        (h0, l0), (h1, l1) = _multiply(0xD2511F53, w[0]), _multiply(0xCD9E8D57, w[2])
-        w = [h1 ^ w[1] ^ k0, l1, h0 ^ w[3] ^ k1, l0]
-        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
+    counter = (n & _WORD, n >> 32 & _WORD, items[:, None] & _WORD, torch.tensor(stream, device=seeds.device))
+    w = _philox4x32_10(
+        torch.broadcast_tensors(*counter), (seeds[:, None] & _WORD, seeds[:, None] >> 32 & _WORD)
+    )
     z = torch.stack((*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])), dim=-1)
-    return z.reshape(len(seeds), -1)[:, :size].contiguous()
+    return z.flatten(1)[:, :size].contiguous()
+
+
+def _philox4x32_10(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        (h0, l0), (h1, l1) = _multiply(0xD2511F53, c0), _multiply(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+        k0, k1 = k0 + 0x9E3779B9 & _WORD, k1 + 0xBB67AE85 & _WORD
+    return c0, c1, c2, c3
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,6 +155,9 @@ def _check(seeds: Any, items: Any, stream: int, size: int) -> None:
     if len(seeds.shape) != 1:
         raise ValueError(f"philox_normal: seeds must have 1 dimension, got shape {list(seeds.shape)}")
     expect_shape("philox_normal", "items", items, tuple(seeds.shape))
+    for name, words in (("seeds", seeds), ("items", items)):
+        if not str(words.dtype).endswith("int64"):
+            raise TypeError(f"philox_normal: {name} must be int64, got {words.dtype}")
     if not 0 <= stream < 2**32:
         raise ValueError(f"philox_normal: stream must be in [0, 2^32), got {stream}")
 

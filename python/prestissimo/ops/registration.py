@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From one op's pieces (schema, kernel, reference, fake, gradient) to `torch.ops.prestissimo.<op>`.
 
-An op is a function of arrays. Torch tensors go through the dispatcher, so that autograd, torch.compile, fake tensors and
-export see one opaque op; NumPy arrays and other DLPack producers go straight to the compiled kernel, without torch.
+An op is a function of arrays. Torch tensors go through the dispatcher, so that autograd, torch.compile, fake
+tensors and export see one opaque op; NumPy arrays and other DLPack producers go straight to the compiled kernel,
+without torch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ except ImportError as error:  # a pure-Python install: every op runs through its
 log = logging.getLogger("prestissimo")
 
 
-class MissingKernel(RuntimeError):
+class MissingKernelError(RuntimeError):
     """A reference would have run where a kernel exists, and strict kernels were asked for."""
 
 
@@ -36,7 +37,7 @@ _warned = False
 
 @contextlib.contextmanager
 def strict_kernels(on: bool = True) -> Iterator[None]:
-    """Within the block, any fallback to a reference where a kernel exists raises `MissingKernel`."""
+    """Within the block, any fallback to a reference where a kernel exists raises `MissingKernelError`."""
     global _strict
     before, _strict = _strict, on
     try:
@@ -53,7 +54,7 @@ def compiled() -> bool:
 def _fall_back(name: str) -> None:
     global _warned
     if _strict:
-        raise MissingKernel(f"{name}: the compiled module prestissimo._core is missing ({_why_no_core})")
+        raise MissingKernelError(f"{name}: the compiled module prestissimo._core is missing ({_why_no_core})")
     if not _warned:
         _warned = True
         log.warning("prestissimo._core is missing (%s): ops run through their references", _why_no_core)
@@ -163,7 +164,9 @@ class Op:
         import numpy as np
 
         if torch is None:
-            raise RuntimeError(f"{self.name} needs the compiled module prestissimo._core, or torch for its reference")
+            raise RuntimeError(
+                f"{self.name} needs the compiled module prestissimo._core, or torch for its reference"
+            )
         out = self.overload(*[torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args])
         return tuple(o.numpy() for o in out) if isinstance(out, tuple) else out.numpy()
 
@@ -203,7 +206,11 @@ def _contiguous(a: Any) -> Any:
         return a.contiguous()
     if getattr(getattr(a, "flags", None), "c_contiguous", False):
         return a
-    return a.__array_namespace__().asarray(a, copy=True, order="C") if hasattr(a, "__array_namespace__") else a.copy()
+    return (
+        a.__array_namespace__().asarray(a, copy=True, order="C")
+        if hasattr(a, "__array_namespace__")
+        else a.copy()
+    )
 
 
 def _plain(args: Sequence[Any]) -> bool:

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""THE table of ops: tests, CUDA lanes, benchmarks and `prestissimo bench` all read it.
+
+One entry per op: how to make arguments from a shape, which shapes to try and to time, which arguments have gradients,
+what its plain-PyTorch reference is, and the bytes and operations that the arithmetic itself needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adaln_modulate import adaln_modulate
+from .adaln_modulate import reference as adaln_modulate_reference
+from .philox_normal import philox_normal
+from .philox_normal import reference as philox_normal_reference
+
+Shape = tuple[int, ...]
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One op under one setting of its options.
+
+    make(shape, dtype, generator): the arguments by name, tensors with a mean away from zero and a few outliers;
+    gradients: names of the differentiable ones, tried on gradient_small; bad: how to spoil good arguments, the error
+    that this must raise and the argument it must name; real: the sizes of models.md by name; bytes_moved: what the
+    op must read and write at least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
+    """
+
+    name: str
+    op: Callable[..., Any]
+    reference: Callable[..., Any]
+    make: Callable[[Shape, torch.dtype, torch.Generator], Arguments]
+    small: tuple[Shape, ...]
+    variant: str = ""
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    gradients: tuple[str, ...] = ()
+    gradient_small: tuple[Shape, ...] = ()
+    exact: bool = False
+    bad: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = ()
+    real: Mapping[str, Shape] = field(default_factory=dict)
+    bytes_moved: Callable[[Shape, int], int] = lambda shape, item: 0
+    eager_bytes: Callable[[Shape, int], int] = lambda shape, item: 0
+    flops: Callable[[Shape], int] = lambda shape: 0
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.variant}" if self.variant else self.name
+
+
+def _noise(
+    shape: Shape, dtype: torch.dtype, rng: torch.Generator, mean: float = 0.0, std: float = 1.0
+) -> Tensor:
+    return (torch.randn(shape, generator=rng, dtype=torch.float64) * std + mean).to(dtype)
+
+
+def _rows(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Tensor:
+    """Rows of different means and scales, one element in a thousand thirty times as large."""
+    x = _noise(shape, torch.float64, rng)
+    x = x * (1 + 29 * (torch.rand(shape, generator=rng) < 0.001))
+    scale = 0.5 + torch.rand(*shape[:-1], 1, generator=rng, dtype=torch.float64) * 2
+    return (x * scale + _noise((*shape[:-1], 1), torch.float64, rng, std=1.5)).to(dtype)
+
+
+# ---- adaln_modulate ------------------------------------------------------------------------------------------------
+
+_ADALN_SMALL: tuple[Shape, ...] = (
+    (2, 5, 64), (1, 1, 1), (1, 3, 7), (2, 2, 8), (1, 2, 9), (3, 4, 15), (1, 4, 16), (2, 3, 17), (1, 2, 31),
+    (2, 129, 33), (1, 65, 131), (2, 3, 331), (0, 4, 16), (2, 0, 16), (1, 64, 320),
+)  # fmt: skip
+# models.md 6.1: (batch, tokens, width)
+_DIT_SIZES: dict[str, Shape] = {
+    "mini-12s": (2, 129, 320),
+    "mini-32s": (1, 345, 320),
+    "open-small": (1, 257, 1024),
+    "open-1.0": (1, 1025, 1536),
+    "open-1.0-batch-8": (8, 1025, 1536),
+    "sa3-medium-380s": (1, 4160, 1536),
+    "ace-step-1.5-xl": (2, 3000, 2560),
+}
+
+
+def _cut(name: str) -> Callable[[Arguments], Arguments]:
+    return lambda a: {**a, name: a[name][..., :-1]}
+
+
+def _other_dtype(name: str) -> Callable[[Arguments], Arguments]:
+    return lambda a: {
+        **a,
+        name: a[name].to(torch.float64 if a[name].dtype == torch.float32 else torch.float32),
+    }
+
+
+def _adaln_case(
+    variant: str, norm: str, modulation: str, affine: str, real: dict[str, Shape] | None = None
+) -> OpCase:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        B, T, C = shape
+        vector = {"sample": (B, C), "row": (B, T, C)}.get(modulation)
+        return {
+            "x": _rows(shape, dtype, rng),
+            "shift": _noise(vector, dtype, rng, 0.3) if vector else None,
+            "scale": _noise(vector, dtype, rng, 0.1, 0.5) if vector else None,
+            "weight": _noise((C,), dtype, rng, 1.0, 0.3) if "w" in affine else None,
+            "bias": _noise((C,), dtype, rng, 0.2, 0.3) if "b" in affine else None,
+            "eps": 1e-6,
+            "norm": norm,
+        }
+
+    gradients = ("x", *(("shift", "scale") if modulation else ()))
+    gradients += ("weight",) * ("w" in affine) + ("bias",) * ("b" in affine)
+    vectors = [name for name in gradients if name != "x"]
+    bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
+        (_cut(name), ValueError, name) for name in vectors
+    ] + [(_other_dtype(name), TypeError, name) for name in vectors]
+    bad += [
+        (lambda a: {**a, "x": a["x"][0]}, ValueError, "x"),
+        (lambda a: {**a, "eps": -1.0}, ValueError, "eps"),
+        (lambda a: {**a, "norm": "batch"}, ValueError, "norm"),
+    ]
+    # eager: norm reads and writes; each of weight-free scale and shift reads and writes once more
+    passes = 2 + 2 * bool(modulation) + 2 * bool(modulation) + 2 * ("b" in affine)
+    return OpCase(
+        name="adaln_modulate",
+        op=adaln_modulate,
+        reference=adaln_modulate_reference,
+        make=make,
+        small=_ADALN_SMALL,
+        variant=variant,
+        gradients=gradients,
+        # dx of a one-channel RMSNorm is its terms times eps / (x^2 + eps): all digits cancel
+        gradient_small=tuple(s for s in _ADALN_SMALL if s[-1] > 1 or norm == "layer"),
+        bad=tuple(bad),
+        real=real or {},
+        bytes_moved=lambda s, item: 2 * s[0] * s[1] * s[2] * item,
+        eager_bytes=lambda s, item: passes * s[0] * s[1] * s[2] * item,
+        flops=lambda s: 9 * s[0] * s[1] * s[2],
+    )
+
+
+# ---- philox_normal ---------------------------------------------------------------------------------------------------
+
+
+def _philox_make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+    B, N = shape
+    seeds = torch.randint(-(2**63), 2**63 - 1, (B,), generator=rng)
+    items = torch.randint(0, 2**32, (B,), generator=rng)
+    return {"shape": (N,), "seeds": seeds, "items": items, "stream": 5}
+
+
+def _philox_reference(shape: Shape, seeds: Tensor, items: Tensor, stream: int) -> Tensor:
+    return philox_normal_reference(seeds, items, stream, shape[0])
+
+
+CASES: tuple[OpCase, ...] = (
+    _adaln_case("layer", "layer", "sample", "", _DIT_SIZES),
+    _adaln_case("rms", "rms", "sample", "", {"open-1.0": (1, 1025, 1536)}),
+    _adaln_case("layer-per-row", "layer", "row", ""),
+    _adaln_case("rms-per-row-affine", "rms", "row", "w"),
+    _adaln_case("layer-affine-modulated", "layer", "sample", "wb"),
+    _adaln_case("layer-affine", "layer", "", "wb", {"open-1.0": (1, 1025, 1536)}),
+    _adaln_case("rms-affine", "rms", "", "w"),
+    _adaln_case("layer-plain", "layer", "", ""),
+    OpCase(
+        name="philox_normal",
+        op=philox_normal,
+        reference=_philox_reference,
+        make=_philox_make,
+        small=((1, 1), (3, 7), (2, 64), (1, 257), (2, 1023), (0, 5), (2, 0), (1, 128 * 345)),
+        dtypes=(torch.float32,),
+        exact=True,
+        bad=(
+            (lambda a: {**a, "items": a["items"][:-1]}, ValueError, "items"),
+            (lambda a: {**a, "stream": -1}, ValueError, "stream"),
+            (lambda a: {**a, "seeds": a["seeds"].to(torch.int32)}, TypeError, "seeds"),
+        ),
+        real={"mini-32s": (1, 128 * 345), "open-1.0": (8, 64 * 1024)},
+        bytes_moved=lambda s, item: 4 * s[0] * s[1],
+        eager_bytes=lambda s, item: 4 * s[0] * s[1],
+        flops=lambda s: 40 * s[0] * s[1],
+    ),
+)

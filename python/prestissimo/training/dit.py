@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the diffusion transformer: EDM loss (Karras et al. 2022) on latents, dropped captions, mixed lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prestissimo.nn import DiT, DiTConfig, TextEncoder
+from prestissimo.sampling import draw_sigma, edm_loss
+
+from .ema import Ema
+from .latents import Batch, Captions, LatentWindows, Lengths
+from .loop import LoopConfig, train
+
+VALIDATION_SIGMAS = tuple(math.exp(-3.5 + 0.75 * i) for i in range(9))  # 0.03 ... 12
+
+
+@dataclass(frozen=True)
+class DiTTraining:
+    """Everything that decides a run. drop_text: share of captions replaced by the null text (papers.md 0.4, CFG);
+    p_mean, p_std: of ln sigma; sigma_data: standard deviation of the latents."""
+
+    model: DiTConfig = field(default_factory=lambda: DiTConfig(latent_channels=128))
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    lengths: Lengths = field(default_factory=Lengths)
+    drop_text: float = 0.12
+    p_mean: float = -0.4
+    p_std: float = 1.2
+    sigma_data: float = 0.5
+    bfloat16: bool = True
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DiTTraining:
+        """From the tables of a TOML file; unknown names raise TypeError."""
+        rest = {k: v for k, v in values.items() if k not in ("model", "loop", "lengths")}
+
+        def table(name: str) -> dict[str, Any]:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in values.get(name, {}).items()}
+
+        model = {"latent_channels": 128, **table("model")}
+        return cls(DiTConfig(**model), LoopConfig(**table("loop")), Lengths(**table("lengths")), **rest)
+
+
+def _network(model: DiT, batch: Batch, text: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def network(x: Tensor, sigma: Tensor) -> Tensor:
+        out = model(x, {"sigma": sigma, "seconds": batch.seconds}, text, mask)
+        assert isinstance(out, Tensor)
+        return out.float()
+
+    return network
+
+
+def train_dit(
+    config: DiTTraining,
+    latents: Path,
+    captions: Captions,
+    text_encoder: TextEncoder,
+    folder: Path,
+    scale: Tensor | None = None,
+    init: dict[str, Tensor] | None = None,
+) -> Ema:
+    """Train, resuming from `folder`; returns the averaged model.
+
+    latents: a folder that `training.pca.encode_store` wrote; scale: the codec's factor per channel where it differs
+    from the one the latents were written with; init: weights to start from (their optimizer is warmed up anew).
+    """
+    torch.manual_seed(config.loop.seed)
+    model = DiT(config.model)
+    if init is not None:
+        model.load_state_dict(init)
+    data = LatentWindows(latents, captions, "train", scale, config.loop.seed)
+    held_out = LatentWindows(latents, captions, "heldout", scale, config.loop.seed)
+    validation = held_out.fixed(48, 64)
+    text_encoder.eval().requires_grad_(False)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16)
+
+    def encode(texts: list[str]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), autocast():
+            tokens = text_encoder.encode(texts)
+        return tokens.states.float(), tokens.mask
+
+    def loss_of(step: int) -> Tensor:
+        batch = data.batch(step, config.lengths)
+        rng = torch.Generator().manual_seed(config.loop.seed * 1_000_003 + step)
+        sigma = draw_sigma(len(batch.captions), config.p_mean, config.p_std, stratified=True, generator=rng)
+        noise = torch.randn(batch.latents.shape, generator=rng)
+        text, mask = encode(batch.captions)
+        mask = mask & (torch.rand(len(mask), 1, generator=rng) >= config.drop_text)
+        with autocast():
+            return edm_loss(
+                _network(model, batch, text, mask), batch.latents, sigma, noise, config.sigma_data
+            ).mean()
+
+    noise = torch.randn(validation.latents.shape, generator=torch.Generator().manual_seed(1))
+    validation_text, validation_mask = encode(validation.captions)
+
+    @torch.no_grad()
+    def validate(averaged: nn.Module) -> dict[str, float]:
+        """The loss at fixed noise levels, windows and noise; `mean` weighs them as training does."""
+        assert isinstance(averaged, DiT)
+        network = _network(averaged, validation, validation_text, validation_mask)
+        losses, total, weight = {}, 0.0, 0.0
+        for s in VALIDATION_SIGMAS:
+            sigma = torch.full((len(noise),), s)
+            with autocast():
+                loss = float(edm_loss(network, validation.latents, sigma, noise, config.sigma_data).mean())
+            losses[f"sigma_{s:.3g}"] = loss
+            w = math.exp(-0.5 * ((math.log(s) - config.p_mean) / config.p_std) ** 2)
+            total, weight = total + w * loss, weight + w
+        return {"mean": total / weight, **losses}
+
+    return train(model, loss_of, config.loop, folder, validate, {"config": asdict(config)}, init is not None)
