@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from prestissimo.metrics.sound import standing
 
 _BLOCK = 1 << 15
 
@@ -58,6 +61,10 @@ class Library:
     def width(self) -> int:
         return int(self._frames.shape[0])
 
+    @property
+    def tracks(self) -> int:
+        return len(self._lengths)
+
     def nearest(self, query: Tensor | NDArray[np.floating], *, without: int | None = None) -> Match:
         """The best window for a query (D, F).
 
@@ -101,3 +108,38 @@ class Library:
         track = np.searchsorted(self._starts, first, side="right") - 1
         inside = first + frames <= self._starts[track] + self._lengths[track]
         return inside & (track != without) if without is not None else inside
+
+
+def copy_report(
+    library: Library,
+    titles: Sequence[str],
+    made: Iterable[tuple[str, Tensor]],
+    real: Iterable[Tensor],
+    *,
+    closest: int = 5,
+) -> dict[str, Any]:
+    """How near generated clips come to the training music, beside held-out real clips.
+
+    Args:
+        library: of the training tracks.
+        titles: of its tracks.
+        made: name and features (D, F) of each generated clip.
+        real: features of held-out real clips.
+        closest: how many pairs to name.
+
+    Returns:
+        ``score``: where the generated clips' best scores stand among the real ones', ``most`` the highest score
+        of each set, ``closest`` the nearest pairs with title and frame.
+    """
+    if len(titles) != library.tracks:
+        raise ValueError(f"titles must name each of the {library.tracks} tracks, got {len(titles)}")
+    found = sorted(((library.nearest(f), name) for name, f in made), reverse=True)
+    beside = [library.nearest(f).score for f in real]
+    return {
+        "score": asdict(standing([m.score for m, _ in found], beside)),
+        "most": {"made": found[0][0].score, "real": max(beside)},
+        "closest": [
+            {"clip": name, "score": m.score, "title": titles[m.track], "frame": m.frame}
+            for m, name in found[:closest]
+        ],
+    }

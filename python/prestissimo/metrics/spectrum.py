@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -46,12 +48,12 @@ def log_mel_l1(a: Tensor, b: Tensor, config: MelConfig | None = None) -> Tensor:
     return (log_mel(a, config) - log_mel(b, config)).abs().mean(dim=(1, 2, 3))
 
 
-def spectral_profile(clips: list[Tensor], sample_rate: int = 44_100) -> dict[str, float]:
+def spectral_profile(clips: Sequence[Tensor], sample_rate: int = 44_100) -> dict[str, float]:
     """Medians over clips: the share of each band in the whole energy (dB) and the side/mid ratio (dB).
 
     Shares do not depend on the clips' loudness or length, so sets of different music can be compared.
     """
-    if not clips:
+    if not len(clips):
         raise ValueError("clips must hold at least one clip")
     shares, ratios = [], []
     for clip in clips:
