@@ -52,7 +52,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
     """
     path = check_destination(path, overwrite=overwrite)
     if path.exists() and not path.is_file():
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise _of(path, error) from error
         return path
     with atomic_path(path, overwrite=overwrite) as part:
         # mode 0o666 less the umask: what open() gives, where tempfile would leave 0o600
@@ -81,10 +84,14 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
         else:
             _move_to_new(part, target)
     except OSError as error:
-        # some failures of write() and close() carry no name, others that of the temporary file
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise _of(path, error) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _of(path: Path, error: OSError) -> OSError:
+    """The error with the name of the destination: write() and close() give none, or the temporary file's."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def _move_to_new(part: Path, target: Path) -> None:

@@ -4,12 +4,13 @@ on the other, through libsndfile (``soundfile``), soxr and pyloudnorm."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "FORMATS",
     "AudioFormat",
     "check_bit_depth",
+    "duration",
     "encode",
     "format_for",
     "limit_peak",
@@ -131,18 +133,10 @@ def read(path: str | os.PathLike[str], sample_rate: int | None = None, *, conver
     is true, which resamples it. Raises FileNotFoundError, IsADirectoryError, and ValueError where the file is
     no audio that libsndfile can read, is empty, has more than two channels, or holds NaN.
     """
-    import soundfile
-
     name = os.fspath(path)
-    with Path(path).open("rb") as file:  # for the system's own reason, where there is one
-        try:
-            with soundfile.SoundFile(file) as sound:
-                rate, channels = sound.samplerate, sound.channels
-                if channels > 2:
-                    raise ValueError(f"{name}: has {channels} channels, only mono and stereo can be read")
-                array = sound.read(dtype="float32", always_2d=True).T
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise ValueError(f"{name}: not a readable audio file ({_reason(error)})") from error
+    with _opened(path) as sound:
+        rate = sound.samplerate
+        array = sound.read(dtype="float32", always_2d=True).T
     if array.shape[1] == 0:
         raise ValueError(f"{name}: holds no audio")
     if not np.isfinite(array).all():
@@ -154,6 +148,30 @@ def read(path: str | os.PathLike[str], sample_rate: int | None = None, *, conver
             raise ValueError(f"{name}: is sampled at {rate} Hz, {sample_rate} Hz is needed")
         array = resample(array, rate, sample_rate)
     return np.ascontiguousarray(array)
+
+
+def duration(path: str | os.PathLike[str]) -> float:
+    """Seconds of audio that the file's header tells of. Raises as :func:`read`."""
+    with _opened(path) as sound:
+        return float(sound.frames / sound.samplerate)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The file as a soundfile.SoundFile of one or two channels."""
+    import soundfile
+
+    name = os.fspath(path)
+    with Path(path).open("rb") as file:  # for the system's own reason, where there is one
+        try:
+            with soundfile.SoundFile(file) as sound:
+                if sound.channels > 2:
+                    raise ValueError(
+                        f"{name}: has {sound.channels} channels, only mono and stereo can be read"
+                    )
+                yield sound
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise ValueError(f"{name}: not a readable audio file ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:

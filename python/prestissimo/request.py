@@ -6,17 +6,14 @@ from __future__ import annotations
 import math
 import numbers
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 __all__ = ["MAX_PROMPT_CHARACTERS", "MAX_STEPS", "Request", "item_seeds", "per_item", "seeds_for"]
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_STEPS = 1000
 SEED_LIMIT = 2**63
-
-T = TypeVar("T")
 
 
 def _text(value: Any, name: str) -> str:
@@ -111,13 +108,13 @@ def item_seeds(seed: int, count: int) -> list[int]:
     return [(first + i) % SEED_LIMIT for i in range(count)]
 
 
-def per_item(name: str, value: T | Sequence[T], count: int) -> list[T]:
+def per_item(name: str, value: Any, count: int) -> list[Any]:
     """A list of `count`: the value repeated, or a list or tuple of just that length."""
     if isinstance(value, list | tuple):
         if len(value) != count:
             raise ValueError(f"{name} must be one, or one per prompt ({count}), got {len(value)}")
         return list(value)
-    return [value] * count  # type: ignore[list-item]
+    return [value] * count
 
 
 def seeds_for(seed: Any, generator: Any, count: int) -> list[int]:

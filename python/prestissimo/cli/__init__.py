@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["main", "run"]
+__all__ = ["describe", "main", "run"]
+
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> NoReturn:
@@ -32,19 +34,21 @@ def run(arguments: Sequence[str]) -> int:
 
         code = app(list(arguments), prog_name="prestissimo", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # what newer typers make of Ctrl-C
+            return _report(KeyboardInterrupt())
         return code if isinstance(code, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except BaseException as error:
         if debug and not isinstance(error, KeyboardInterrupt):
             raise
-        text, code = describe(error)
-        if text:
-            print(f"prestissimo: error: {text}", file=sys.stderr)
-        if isinstance(error, BrokenPipeError):
-            # the interpreter flushes standard output once more on its way out
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return code
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    text, code = describe(error)
+    print(f"prestissimo: error: {text}", file=sys.stderr)
+    return code
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -57,18 +61,16 @@ def describe(error: BaseException) -> tuple[str, int]:
 
     usage_error = typer.BadParameter.__base__ or Exception
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "interrupted", 130
+        return "interrupted", INTERRUPTED
     if isinstance(error, usage_error.__base__ or usage_error):  # every exception that the parser raises
         return _one_line(getattr(error, "format_message", lambda: str(error))()), 2
-    if isinstance(error, BrokenPipeError):
-        return "standard output was closed before everything was written", 1
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError):
         wrong = isinstance(
             error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError
         )
         where = f"{error.filename}: " if error.filename else ""
         hint = " (--overwrite replaces it)" if isinstance(error, FileExistsError) else ""
-        return _one_line(f"{where}{error.strerror}{hint}"), 2 if wrong else 1
+        return _one_line(f"{where}{error.strerror or error}{hint}"), 2 if wrong else 1
     if isinstance(error, MemoryError):
         return "out of memory", 1
     if isinstance(error, ValueError | ImportError):

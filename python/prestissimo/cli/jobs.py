@@ -170,7 +170,12 @@ def _with_paths(
 
     folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
     kind = audio.format_for("", format or "wav") if folder or format else audio.format_for(output)
-    if format and not folder and Path(output).suffix.lower() not in kind.suffixes:
+    suffix = Path(output).suffix.lower()
+    if (
+        not folder
+        and suffix not in kind.suffixes
+        and any(suffix in f.suffixes for f in audio.FORMATS.values())
+    ):
         raise ValueError(
             f"format {kind.name} does not go with the name {output!r}: end it in {kind.suffixes[0]}"
         )
