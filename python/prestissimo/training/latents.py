@@ -13,17 +13,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prestissimo.data.captions import CaptionStore, caption
+
 from .pca import read_latents
 
 
 class Captions(Protocol):
-    """What training asks of captions; `prestissimo.data.CaptionStore` is one."""
+    """What training asks of captions; `StoredCaptions` is one."""
+
+    def __contains__(self, track_id: object) -> bool:
+        """Whether the track has captions at all."""
 
     def text(self, track_id: str, start: float, seconds: float, rng: np.random.Generator) -> str:
         """A caption of that window, another one for another state of `rng`."""
 
     def tags(self, track_id: str, start: float, seconds: float) -> Sequence[str]:
         """The words by which sampling is balanced."""
+
+
+class StoredCaptions:
+    """Captions of a data set that `prestissimo data build` made, out of its windows' attributes."""
+
+    def __init__(self, store: CaptionStore) -> None:
+        self._store = store
+
+    def __contains__(self, track_id: object) -> bool:
+        return track_id in self._store
+
+    def text(self, track_id: str, start: float, seconds: float, rng: np.random.Generator) -> str:
+        """See `Captions`."""
+        return caption(self._store.window(track_id, start, seconds), rng)
+
+    def tags(self, track_id: str, start: float, seconds: float) -> Sequence[str]:
+        """The four strongest tags; of a rendering, its instruments and style."""
+        a = self._store.window(track_id, start, seconds)
+        return (*a.instruments[:3], a.style) if a.exact else tuple(a.tags)[:4]
 
 
 @dataclass(frozen=True)
@@ -75,9 +99,9 @@ class LatentWindows:
         factor = (
             np.ones(index["channels"]) if scale is None else np.asarray(scale) / np.asarray(index["scale"])
         )
-        tracks = [t for t in index["tracks"] if t["split"] == split]
+        tracks = [t for t in index["tracks"] if t["split"] == split and t["id"] in captions]
         if not tracks:
-            raise ValueError(f"{folder} has no track of split {split!r}")
+            raise ValueError(f"{folder} has no captioned track of split {split!r}")
         self.ids = [t["id"] for t in tracks]
         self.frames = np.array([t["frames"] for t in tracks])
         self.offsets = np.concatenate([[0], np.cumsum(self.frames)])
