@@ -38,7 +38,8 @@ def dit() -> DiT:
     g = torch.Generator().manual_seed(1)
     dit = DiT(CONFIG)
     optimiser = torch.optim.AdamW(dit.parameters(), lr=3e-3)
-    for _ in range(250):
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, 400)
+    for _ in range(400):
         x0, text, _ = melodies(24, g)
         sigma = draw_sigma(24, -0.4, 1.2, stratified=True, generator=g)
         mask = (torch.rand(24, 1, generator=g) > 0.15).expand(24, 3)
@@ -51,6 +52,7 @@ def dit() -> DiT:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        schedule.step()
     assert loss < 0.2
     return dit.eval()
 
@@ -75,8 +77,11 @@ def test_a_sampler_plays_what_the_text_names(dit: DiT, name: str, scale: float) 
             latent_noise(range(6), 4, 6),
             karras(12, 0.01, 20.0),
         )
-    # the two melodies are 1.4 SD apart
-    assert (x - x0).square().mean(dim=(1, 2)).sqrt().max() < 0.6 * SD
+    melody = {int(i): x0[which == i][0] for i in which}
+    other = torch.stack([melody[1 - int(i)] for i in which])
+    near, far = ((x - y).square().mean(dim=(1, 2)).sqrt() for y in (x0, other))
+    assert (near < 0.5 * far).all(), (near, far)
+    assert near.mean() < 0.4 * SD
 
 
 def test_without_text_both_are_possible(dit: DiT) -> None:
