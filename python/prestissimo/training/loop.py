@@ -63,7 +63,7 @@ class Logs:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._path = folder / "log.jsonl"
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -72,8 +72,8 @@ class Logs:
             self._board = None
 
     def write(self, step: int, **scalars: float) -> None:
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)

@@ -16,7 +16,7 @@ from torch import Tensor
 from prestissimo.data import FeatureStore, StoredTrack
 from prestissimo.nn.codec import MelCodec, MelCodecConfig, patches_of
 
-__all__ = ["PatchStatistics", "encode_store", "fit_pca", "patch_statistics"]
+__all__ = ["PatchStatistics", "encode_store", "fit_pca", "patch_statistics", "read_latents"]
 
 _CHUNK_PATCHES = 4096
 
