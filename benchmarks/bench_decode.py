@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latents to sound, 32 s of stereo: each stage of the codec, the whole of it, and 48 rounds of Griffin-Lim.
+
+Run alone on a quiet machine: `pytest benchmarks/bench_decode.py --benchmark-json=decode.json`. A row states
+seconds of audio per second (x real time) and the multiply-adds counted twice (GFLOP); weights are random,
+because no stage's cost depends on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from griffin_lim import griffin_lim, inverse_mel
+from torch.utils.flop_counter import FlopCounterMode
+
+from prestissimo.nn.codec import MelCodec, MelCodecConfig
+from prestissimo.nn.phase import peak_phase, phasor_of, project_phase, synthesise
+
+SECONDS = 32.0
+CONFIG = MelCodecConfig(texture=1.0)
+THREADS = 2
+
+
+@pytest.fixture(scope="module")
+def codec() -> MelCodec:
+    torch.manual_seed(0)
+    model = MelCodec(CONFIG).requires_grad_(False).eval()
+    model.components.copy_(torch.linalg.qr(torch.randn(CONFIG.patch_size, CONFIG.channels)).Q.T)
+    model.mean.fill_(-3.0)
+    model.scale.fill_(0.13)
+    return model
+
+
+@pytest.fixture(scope="module")
+def latents() -> torch.Tensor:
+    frames = math.ceil(SECONDS * CONFIG.latent_rate)
+    return 0.5 * torch.randn(1, CONFIG.channels, frames, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(before)
+
+
+def transforms(count: int, latents: torch.Tensor) -> float:
+    """GFLOP of `count` real transforms of every frame of both channels: 5/2 n log2 n each."""
+    frames = 2 * latents.shape[2] * CONFIG.patch_frames
+    return count * frames * 2.5 * CONFIG.mel.n_fft * math.log2(CONFIG.mel.n_fft) / 1e9
+
+
+def measure(benchmark: Any, run: Callable[[], Any], fft_gflop: float = 0.0, rounds: int = 7) -> None:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    benchmark.pedantic(run, rounds=rounds, warmup_rounds=1)
+    benchmark.extra_info.update(
+        threads=THREADS,
+        torch=torch.__version__,
+        gflop=round(counter.get_total_flops() / 1e9 + fft_gflop, 2),
+        x_real_time=round(SECONDS / benchmark.stats.stats.min, 1),
+    )
+
+
+@pytest.mark.benchmark(group="codec stage, 32 s")
+def test_log_mel(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+    measure(benchmark, lambda: codec.decode_log_mel(latents))
+
+
+@pytest.mark.benchmark(group="codec stage, 32 s")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_magnitudes(benchmark: Any, codec: MelCodec, latents: torch.Tensor, dtype: torch.dtype) -> None:
+    mel = codec.decode_log_mel(latents)
+
+    def run() -> torch.Tensor:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return codec.magnitudes_of(mel)
+
+    measure(benchmark, run)
+
+
+@pytest.mark.benchmark(group="codec stage, 32 s")
+def test_peak_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+    rows = codec.decode_magnitudes(latents)[0]
+    measure(benchmark, lambda: peak_phase(rows, CONFIG.mel.hop, codec.initial_state(1)))
+
+
+@pytest.mark.benchmark(group="codec stage, 32 s")
+def test_project_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+    rows = codec.decode_magnitudes(latents)[0]
+    phasor, magnitude = phasor_of(peak_phase(rows, CONFIG.mel.hop)), rows.exp()
+    measure(benchmark, lambda: project_phase(phasor, magnitude, CONFIG.mel.hop), transforms(2, latents))
+
+
+@pytest.mark.benchmark(group="codec stage, 32 s")
+def test_synthesise(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+    rows = codec.decode_magnitudes(latents)[0]
+    phasor, magnitude = phasor_of(peak_phase(rows, CONFIG.mel.hop)), rows.exp()
+    measure(benchmark, lambda: synthesise(magnitude, phasor, CONFIG.mel.hop), transforms(1, latents))
+
+
+@pytest.mark.benchmark(group="decoder, 32 s")
+def test_codec(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+    rounds = 2 * CONFIG.phase_rounds + 1
+    measure(benchmark, lambda: codec.decode_waveform(latents), transforms(rounds, latents))
+
+
+@pytest.mark.benchmark(group="decoder, 32 s")
+def test_codec_in_tiles(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+    rounds = 2 * CONFIG.phase_rounds + 1
+    measure(benchmark, lambda: codec.decode_tiled(latents, 64), transforms(rounds, latents))
+
+
+@pytest.mark.benchmark(group="decoder, 32 s")
+def test_griffin_lim_48(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+    def run() -> torch.Tensor:
+        return griffin_lim(inverse_mel(codec.decode_log_mel(latents), CONFIG.mel), CONFIG.mel, 48)
+
+    measure(benchmark, run, transforms(97, latents), rounds=1)
