@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["SAMPLE_RATE", "checksum", "decode", "metadata", "normalise_gain", "trim"]
+__all__ = ["SAMPLE_RATE", "checksum", "decode", "metadata", "normalise_gain", "sounding"]
 
 SAMPLE_RATE = 44100
 #: RMS of the louder parts of every track, -20 dBFS.
@@ -76,16 +76,16 @@ def _block_power(audio: np.ndarray) -> np.ndarray:
     return np.einsum("bn,bn->b", blocks, blocks, dtype=np.float64) / blocks.shape[1]
 
 
-def trim(audio: np.ndarray, threshold_db: float = -50.0, multiple: int = 4096) -> np.ndarray:
-    """Cut silent ends (blocks of 0.1 s below `threshold_db` relative to the loudest), then the tail so that
-    the length is a multiple of `multiple`. audio: (N, 2). May return (0, 2)."""
+def sounding(audio: np.ndarray, threshold_db: float = -50.0, multiple: int = 4096) -> slice:
+    """The samples that are kept of a track (N, 2): silent ends cut off (blocks of 0.1 s below `threshold_db`
+    relative to the loudest), then the tail, so that the length is a multiple of `multiple`. May be empty."""
     power = _block_power(audio)
     if not len(power) or power.max() <= 0:
-        return audio[:0]
+        return slice(0, 0)
     loud = np.flatnonzero(power > power.max() * 10 ** (threshold_db / 10))
-    end = len(audio) if loud[-1] == len(power) - 1 else (loud[-1] + 1) * _BLOCK
-    audio = audio[loud[0] * _BLOCK : end]
-    return audio[: len(audio) // multiple * multiple]
+    start = int(loud[0]) * _BLOCK
+    end = len(audio) if loud[-1] == len(power) - 1 else (int(loud[-1]) + 1) * _BLOCK
+    return slice(start, start + (end - start) // multiple * multiple)
 
 
 def normalise_gain(audio: np.ndarray) -> float:

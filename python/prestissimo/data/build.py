@@ -135,7 +135,8 @@ def add_track(writer: FeatureWriter, track: Track, base: Path) -> StoredTrack:
     found = audio_files.checksum(files)
     if found != track.sha256:
         raise PackageError(f"{track.id} has SHA-256 {found[:16]}…, the manifest says {track.sha256[:16]}…")
-    audio = audio_files.trim(audio_files.decode(files))
+    audio = audio_files.decode(files)
+    audio = audio[audio_files.sounding(audio)]
     if len(audio) < MIN_SECONDS / 2 * audio_files.SAMPLE_RATE:
         heard = len(audio) / audio_files.SAMPLE_RATE
         raise PackageError(f"{track.id} has only {heard:.1f} s that are not silent")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prestissimo.data.sources import Source
 
-__all__ = ["PackageError", "find_deb", "package_version", "unpack"]
+__all__ = ["PackageError", "find_deb", "find_program", "package_version", "unpack"]
 
 #: A music file above this size is not one of ours; the limit keeps a broken archive from filling the disk.
 MAX_MEMBER_BYTES = 64 * 2**20
@@ -22,7 +22,8 @@ class PackageError(RuntimeError):
     """A package cannot be had, unpacked or read; the text says what to do."""
 
 
-def _need(program: str, why: str) -> str:
+def find_program(program: str, why: str) -> str:
+    """Path of a program. Raises PackageError that says what needs it and where it comes from."""
     found = shutil.which(program)
     if found is None:
         raise PackageError(
@@ -58,7 +59,7 @@ def find_deb(package: str, folder: Path, download: bool = True) -> Path:
         return found[-1]
     if not download:
         raise PackageError(f"no {package}_*.deb in {folder}; fetch it with: apt-get download {package}")
-    program = _need("apt-get", f"download {package}")
+    program = find_program("apt-get", f"download {package}")
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -85,7 +86,9 @@ def unpack(deb: Path, source: Source, folder: Path) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         done = subprocess.run(
-            [_need("dpkg", "unpack packages"), "-x", str(deb), str(target)], capture_output=True, text=True
+            [find_program("dpkg", "unpack packages"), "-x", str(deb), str(target)],
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             raise PackageError(f"dpkg -x {deb.name} failed: {done.stderr.strip()}")

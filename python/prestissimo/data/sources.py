@@ -281,8 +281,8 @@ SOURCES: tuple[Source, ...] = (
             *_each(
                 "ambient1.ogg ambient2.ogg ambient2_5.ogg ambient3.ogg automat.ogg battlesomething1.ogg "
                 "battlesomething2.ogg collective1.ogg collective2.ogg empire1.ogg empire2.ogg "
-                "flf_battle1.ogg intrigue.ogg intro.ogg landing_sinister.ogg nebu_battle1.ogg nebu_battle2.ogg sirius1.ogg "
-                "tension.ogg upbeat.ogg zalek1.ogg zalek2.ogg",
+                "flf_battle1.ogg intrigue.ogg intro.ogg landing_sinister.ogg nebu_battle1.ogg "
+                "nebu_battle2.ogg sirius1.ogg tension.ogg upbeat.ogg zalek1.ogg zalek2.ogg",
                 f"GPL-3.0-only OR {_BY}",
                 "Nikola Whallon",
                 "SOUND_LICENSE.yaml and debian/copyright",

@@ -162,9 +162,7 @@ class FeatureWriter:
             path.touch()
             have = path.stat().st_size
             if have < size:
-                raise ValueError(
-                    f"{name} has {have} bytes but the journal says {size}: delete {self.folder} and build again"
-                )
+                raise ValueError(f"{name} has {have} bytes but the journal says {size}: delete {self.folder}")
             os.truncate(path, size)
         return tracks
 
