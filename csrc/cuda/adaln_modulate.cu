@@ -12,12 +12,12 @@ const void* const kernels[] = {ADALN_MODULATE_KERNELS(ADDRESS)};
 
 void adaln_modulate(const AdalnModulateArgs& a, Stream stream) {
   const DeviceOf device("adaln_modulate", a.x.data);
-  run("adaln_modulate", plan(a), kernels, a, stream);
+  run("adaln_modulate", plan(a), kernels, parameters(a), stream);
 }
 
 void adaln_modulate_backward(const AdalnModulateBackwardArgs& a, Stream stream) {
   const DeviceOf device("adaln_modulate_backward", a.forward.x.data);
-  run("adaln_modulate_backward", plan(a), kernels, a, stream);
+  run("adaln_modulate_backward", plan(a), kernels, parameters(a), stream);
 }
 
 }  // namespace prestissimo::cuda

@@ -5,86 +5,14 @@
 #pragma once
 #include <type_traits>
 
-#include "../ops/adaln_modulate.h"
-#include "launch.h"
+#include "adaln_modulate_plan.h"
 #include "reduce.cuh"
 #include "vec.cuh"
 
 namespace prestissimo::cuda {
 
-// ---- the launch plan ------------------------------------------------------------------------------------------------
-
-// In the order of ADALN_MODULATE_KERNELS: for each phase each dtype, vectors of 16 bytes and then single elements; the sums
-// know single elements only.
-enum AdalnModulatePhase : int { kForwardRows, kBackwardRows, kBackwardColumns, kBackwardSums };
-
-template <int V>
-constexpr int kHeld = V == 1 ? 8 : 2;         // vectors of a row that a thread holds
-constexpr int kRowThreads = 512;              // at most
-constexpr int kColumnGroups = 8;              // threads that share a column, each taking every 8th row
-constexpr int kColumnThreads = kWarpSize * kColumnGroups;
-
-inline int adaln_modulate_kernel(AdalnModulatePhase phase, DType dtype, bool vectorised) {
-  const int type = dtype == DType::float32 ? 0 : dtype == DType::bfloat16 ? 1 : 2;
-  return phase == kBackwardSums ? phase * 6 + type : phase * 6 + type * 2 + (vectorised ? 0 : 1);
-}
-
-inline bool aligned_rows(const void* data, int64_t batch_stride, int64_t time_stride, int64_t lanes) {
-  return aligned_16(data) && batch_stride % lanes == 0 && time_stride % lanes == 0;
-}
-
-// Whether every access may move 16 bytes.
-inline bool vectorised(const AdalnModulateArgs& a) {
-  const int64_t n = 16 / item_size(a.dtype);
-  const auto rows = [n](const auto& v) { return aligned_rows(v.data, v.batch_stride, v.time_stride, n); };
-  return a.channels % n == 0 && rows(a.x) && rows(a.shift) && rows(a.scale) && rows(a.y) && aligned_16(a.weight) &&
-         aligned_16(a.bias);
-}
-inline bool vectorised(const AdalnModulateBackwardArgs& a) {
-  const int64_t n = 16 / item_size(a.forward.dtype);
-  const auto rows = [n](const auto& v) { return aligned_rows(v.data, v.batch_stride, v.time_stride, n); };
-  return vectorised(a.forward) && rows(a.dy) && rows(a.dx) && rows(a.dshift) && rows(a.dscale);
-}
-
-inline uint32_t row_threads(const AdalnModulateArgs& a, bool vectors) {
-  const int64_t held = vectors ? kHeld<4> * 16 / item_size(a.dtype) : kHeld<1>;
-  const int64_t warps = ceil_div(a.channels, held * kWarpSize);
-  return static_cast<uint32_t>(warps < 1 ? kWarpSize : warps * kWarpSize > kRowThreads ? kRowThreads : warps * kWarpSize);
-}
-
-// Channel offsets are 32-bit with room for one step past the end.
-constexpr int64_t kMostChannels = int64_t{1} << 30;
-
-inline LaunchPlan plan(const AdalnModulateArgs& a) {
-  const char* op = "adaln_modulate";
-  if (a.channels > kMostChannels) fail(op, "x has " + std::to_string(a.channels) + " channels, more than 2^30");
-  const bool vectors = vectorised(a);
-  LaunchPlan p;
-  p.add(op, adaln_modulate_kernel(kForwardRows, a.dtype, vectors), a.batch * a.time, row_threads(a, vectors));
-  return p;
-}
-
-inline LaunchPlan plan(const AdalnModulateBackwardArgs& a) {
-  const char* op = "adaln_modulate_backward";
-  const AdalnModulateArgs& f = a.forward;
-  if (f.channels > kMostChannels) fail(op, "x has " + std::to_string(f.channels) + " channels, more than 2^30");
-  const bool vectors = vectorised(a);
-  const int64_t lanes = vectors ? 16 / item_size(f.dtype) : 1;
-  LaunchPlan p;
-  p.add(op, adaln_modulate_kernel(kBackwardRows, f.dtype, vectors), f.batch * f.time, row_threads(f, vectors));
-  const AdalnModulateSums sums = partial_sums(a);
-  if (sums.count == 0) return p;
-  const int64_t blocks = f.batch * ceil_div(f.time, kTimeBlock);
-  p.add(op, adaln_modulate_kernel(kBackwardColumns, f.dtype, vectors), ceil_div(f.channels, kWarpSize * lanes) * blocks,
-        kColumnThreads);
-  const int64_t outputs =
-      f.batch * ((sums.shift >= 0) + (sums.scale >= 0)) + (sums.weight >= 0) + (sums.bias >= 0);
-  p.add(op, adaln_modulate_kernel(kBackwardSums, f.dtype, true), ceil_div(f.channels, kWarpSize) * outputs,
-        kColumnThreads);
-  return p;
-}
-
-// ---- what the kernels share -------------------------------------------------------------------------------------------
+// ---- what the kernels share
+// -------------------------------------------------------------------------------------------
 
 template <class T, class View>
 PRESTISSIMO_DEVICE auto row_of(const View& v, int64_t b, int64_t t) {
@@ -92,13 +20,6 @@ PRESTISSIMO_DEVICE auto row_of(const View& v, int64_t b, int64_t t) {
     return static_cast<const T*>(v.data) + b * v.batch_stride + t * v.time_stride;
   else
     return static_cast<T*>(v.data) + b * v.batch_stride + t * v.time_stride;
-}
-
-// Mean and 1 / deviation of every row, behind the sums in `partial`: written by the row kernel, read by the column kernel.
-PRESTISSIMO_DEVICE float* row_statistics(const AdalnModulateBackwardArgs& a, int64_t b, int64_t t) {
-  const int64_t blocks = (a.forward.time + kTimeBlock - 1) / kTimeBlock;
-  return a.partial + partial_sums(a).count * a.forward.batch * blocks * a.forward.channels +
-         2 * (b * a.forward.time + t);
 }
 
 // Calls f(k, c) for every vector of V channels that this thread owns: k < K where its lanes are held in registers.
@@ -183,7 +104,8 @@ PRESTISSIMO_DEVICE const T* optional_row(const RowView& v, int64_t b, int64_t t)
   return v.data ? row_of<T>(v, b, t) : nullptr;
 }
 
-// ---- forward ------------------------------------------------------------------------------------------------------------
+// ---- forward
+// ------------------------------------------------------------------------------------------------------------
 
 template <class T, int V>
 PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
@@ -209,10 +131,11 @@ PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
   });
 }
 
-// ---- backward: dx, the gradients that have one value for each row, and the row statistics ----------------------------------
+// ---- backward: dx, the gradients that have one value for each row, and the row statistics
+// ----------------------------------
 
 template <class T, int V>
-PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackwardArgs& a) {
+PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackwardParameters& a) {
   SHARED_ARRAY(float, scratch, 4 * kMaxWarps);
   constexpr int K = kHeld<V>;
   const AdalnModulateArgs& f = a.forward;
@@ -220,10 +143,9 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
   const int64_t b = blockIdx.x / static_cast<uint32_t>(f.time), t = blockIdx.x % static_cast<uint32_t>(f.time);
   const HeldRow<T, V, K> x(row_of<T>(f.x, b, t), C), dy(row_of<T>(a.dy, b, t), C);
   const Statistics s = statistics(x, C, f.norm, f.eps, scratch);
-  if (threadIdx.x == 0 && partial_sums(a).count > 0) {
-    float* out = row_statistics(a, b, t);
-    out[0] = s.mean;
-    out[1] = s.rstd;
+  if (threadIdx.x == 0 && a.statistics) {
+    a.statistics[2 * (b * f.time + t)] = s.mean;
+    a.statistics[2 * (b * f.time + t) + 1] = s.rstd;
   }
   const T *weight = static_cast<const T*>(f.weight), *bias = static_cast<const T*>(f.bias);
   const T* scale = optional_row<T>(f.scale, b, t);
@@ -231,7 +153,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
   T* dshift = a.dshift.data && a.shift_per_row ? row_of<T>(a.dshift, b, t) : nullptr;
 
   // n and g = dy * (1 + scale) * weight
-  const auto gradient = [&](int k, int c, float (&n)[V], float (&g)[V]) {
+  const auto gradient = [&](int k, int c, float(&n)[V], float(&g)[V]) {
     x.lanes(k, c, n);
     dy.lanes(k, c, g);
 #pragma unroll
@@ -274,19 +196,20 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
   });
 }
 
-// ---- backward: sums over time -----------------------------------------------------------------------------------------------
+// ---- backward: sums over time
+// -----------------------------------------------------------------------------------------------
 
 // One block adds kTimeBlock rows of one sample for 32 V channels. Group g takes rows g, g + 8, ...; then the groups are
 // added in order.
 template <class T, int V>
-PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackwardArgs& a) {
+PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackwardParameters& a) {
   constexpr int kTile = kWarpSize * V;
-  SHARED_ARRAY(float, tile, kColumnGroups * kTile);
+  SHARED_ARRAY(float, tile, kColumnGroups* kTile);
   const AdalnModulateArgs& f = a.forward;
-  const AdalnModulateSums sums = partial_sums(a);
+  const AdalnModulateSums& sums = a.sums;
   const int C = static_cast<int>(f.channels);
   const uint32_t tiles = (C + kTile - 1) / kTile;
-  const uint32_t blocks = static_cast<uint32_t>((f.time + kTimeBlock - 1) / kTimeBlock);
+  const uint32_t blocks = static_cast<uint32_t>(a.blocks);
   const int64_t b = blockIdx.x / tiles / blocks, j = blockIdx.x / tiles % blocks;
   const int first = static_cast<int>(blockIdx.x % tiles) * kTile;
   const int lane = threadIdx.x % kWarpSize, group = threadIdx.x / kWarpSize;
@@ -299,7 +222,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackw
       float n[V], d[V], g[V];
       load(row_of<T>(f.x, b, t) + c, n);
       load(row_of<T>(a.dy, b, t) + c, d);
-      const float* s = row_statistics(a, b, t);
+      const float* s = a.statistics + 2 * (b * f.time + t);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         n[i] = (n[i] - s[0]) * s[1];
@@ -335,15 +258,16 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackw
   }
 }
 
-// Adds the rows of `partial` that belong to one output: those of one sample for dshift and dscale, all for dweight and dbias.
+// Adds the rows of `partial` that belong to one output: those of one sample for dshift and dscale, all for dweight and
+// dbias.
 template <class T>
-PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackwardArgs& a) {
-  SHARED_ARRAY(float, tile, kColumnGroups * kWarpSize);
+PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackwardParameters& a) {
+  SHARED_ARRAY(float, tile, kColumnGroups* kWarpSize);
   const AdalnModulateArgs& f = a.forward;
-  const AdalnModulateSums sums = partial_sums(a);
+  const AdalnModulateSums& sums = a.sums;
   const int C = static_cast<int>(f.channels);
   const uint32_t tiles = (C + kWarpSize - 1) / kWarpSize;
-  const int64_t blocks = (f.time + kTimeBlock - 1) / kTimeBlock;
+  const int64_t blocks = a.blocks;
   int64_t output = blockIdx.x / tiles;
   int which;
   T* out;
@@ -380,25 +304,26 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackward
   out[c] = from_float<T>(total);
 }
 
-// ---- instances ---------------------------------------------------------------------------------------------------------------
+// ---- instances
+// ---------------------------------------------------------------------------------------------------------------
 
-#define ADALN_MODULATE_INSTANCES(suffix, T, V)                                                                        \
-  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                           \
-      adaln_modulate_rows_##suffix(const __grid_constant__ AdalnModulateArgs a) {                                     \
-    adaln_modulate_rows<T, V>(a);                                                                                     \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                           \
-      adaln_modulate_backward_rows_##suffix(const __grid_constant__ AdalnModulateBackwardArgs a) {                    \
-    adaln_modulate_backward_rows<T, V>(a);                                                                            \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(kColumnThreads)                                                        \
-      adaln_modulate_backward_columns_##suffix(const __grid_constant__ AdalnModulateBackwardArgs a) {                 \
-    adaln_modulate_backward_columns<T, V>(a);                                                                         \
+#define ADALN_MODULATE_INSTANCES(suffix, T, V)                                                              \
+  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                 \
+      adaln_modulate_rows_##suffix(const __grid_constant__ AdalnModulateArgs a) {                           \
+    adaln_modulate_rows<T, V>(a);                                                                           \
+  }                                                                                                         \
+  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                 \
+      adaln_modulate_backward_rows_##suffix(const __grid_constant__ AdalnModulateBackwardParameters a) {    \
+    adaln_modulate_backward_rows<T, V>(a);                                                                  \
+  }                                                                                                         \
+  extern "C" __global__ void __launch_bounds__(kColumnThreads)                                              \
+      adaln_modulate_backward_columns_##suffix(const __grid_constant__ AdalnModulateBackwardParameters a) { \
+    adaln_modulate_backward_columns<T, V>(a);                                                               \
   }
-#define ADALN_MODULATE_SUMS(suffix, T)                                                                                \
-  extern "C" __global__ void __launch_bounds__(kColumnThreads)                                                        \
-      adaln_modulate_backward_sums_##suffix(const __grid_constant__ AdalnModulateBackwardArgs a) {                    \
-    adaln_modulate_backward_sums<T>(a);                                                                               \
+#define ADALN_MODULATE_SUMS(suffix, T)                                                                   \
+  extern "C" __global__ void __launch_bounds__(kColumnThreads)                                           \
+      adaln_modulate_backward_sums_##suffix(const __grid_constant__ AdalnModulateBackwardParameters a) { \
+    adaln_modulate_backward_sums<T>(a);                                                                  \
   }
 ADALN_MODULATE_INSTANCES(f32_x4, float, 4)
 ADALN_MODULATE_INSTANCES(f32_x1, float, 1)
@@ -414,13 +339,13 @@ ADALN_MODULATE_SUMS(f16, f16)
 
 #define ADALN_MODULATE_PHASE(X, phase) \
   X(phase##_f32_x4) X(phase##_f32_x1) X(phase##_bf16_x8) X(phase##_bf16_x1) X(phase##_f16_x8) X(phase##_f16_x1)
-#define ADALN_MODULATE_KERNELS(X)                         \
-  ADALN_MODULATE_PHASE(X, adaln_modulate_rows)            \
-  ADALN_MODULATE_PHASE(X, adaln_modulate_backward_rows)   \
+#define ADALN_MODULATE_KERNELS(X)                          \
+  ADALN_MODULATE_PHASE(X, adaln_modulate_rows)             \
+  ADALN_MODULATE_PHASE(X, adaln_modulate_backward_rows)    \
   ADALN_MODULATE_PHASE(X, adaln_modulate_backward_columns) \
   X(adaln_modulate_backward_sums_f32) X(adaln_modulate_backward_sums_bf16) X(adaln_modulate_backward_sums_f16)
-#define ADALN_MODULATE_PLANS(X)              \
-  X(adaln_modulate, AdalnModulateArgs)       \
+#define ADALN_MODULATE_PLANS(X)        \
+  X(adaln_modulate, AdalnModulateArgs) \
   X(adaln_modulate_backward, AdalnModulateBackwardArgs)
 
 }  // namespace prestissimo::cuda

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A launch plan is a pure function of an op's Args: which kernels, how many blocks, how large. The launcher runs it on a
-// stream; the tests run the very same plan in both lanes. Everything above the __CUDACC__ line is plain C++.
+// A launch plan is a pure function of an op's Args: which kernels, how many blocks, how large; `parameters(args)` is
+// what every kernel of the plan then gets. The launcher runs it on a stream; the tests run the very same plan in both
+// lanes. Everything above the __CUDACC__ line is plain C++.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -9,6 +10,8 @@
 #include "../device.h"
 
 namespace prestissimo::cuda {
+
+constexpr int kWarpSize = 32;
 
 struct Launch {
   int kernel;  // position in the op's list of kernels
@@ -62,12 +65,12 @@ class DeviceOf {
   int previous_ = 0;
 };
 
-// Every kernel takes the op's Args by value.
-template <class Args>
-void run(const char* op, const LaunchPlan& plan, const void* const* kernels, const Args& args, Stream stream) {
+template <class Parameters>
+void run(const char* op, const LaunchPlan& plan, const void* const* kernels, const Parameters& by_value,
+         Stream stream) {
   for (int i = 0; i < plan.count; ++i) {
     const Launch& l = plan.launches[i];
-    void* parameters[] = {const_cast<Args*>(&args)};
+    void* parameters[] = {const_cast<Parameters*>(&by_value)};
     check(op, cudaLaunchKernel(kernels[l.kernel], dim3(l.grid), dim3(l.block), parameters, l.shared_bytes,
                                static_cast<cudaStream_t>(stream.handle)));
   }

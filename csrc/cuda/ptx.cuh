@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every PTX-level primitive of the project, one function an instruction: the device's asm and its meaning on the host side
-// by side. There is no asm anywhere else under cuda/ (a test greps), and nothing above the instruction level of sm_80.
+// Every PTX-level primitive of the project, one function an instruction: the device's asm and its meaning on the host
+// side by side. There is no asm anywhere else under cuda/ (a test greps), and nothing above the instruction level of
+// sm_80.
 //
 // Fragments of mma.m16n8k16 follow the PTX ISA, section "Matrix Fragments for mma.m16n8k16". With g = lane / 4 and
 // q = lane % 4, two 16-bit values to a register, the lower half first:
@@ -16,7 +17,7 @@
 #define PRESTISSIMO_DEVICE __device__ __forceinline__
 // Shared memory is never declared bare: the host lane poisons and tracks what goes through these.
 #define SHARED_ARRAY(T, name, n) __shared__ __align__(128) T name[n]
-#define DYNAMIC_SHARED(T, name)                                                 \
+#define DYNAMIC_SHARED(T, name)                                                \
   extern __shared__ __align__(128) unsigned char prestissimo_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(prestissimo_dynamic_shared)
 #else
@@ -93,17 +94,15 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[
 template <>
 __device__ __forceinline__ void mma_m16n8k16<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                                             uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 template <>
 __device__ __forceinline__ void mma_m16n8k16<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // 2^x within 2^-22 of its value; subnormals are kept.
@@ -128,14 +127,14 @@ template <bool Transposed = false, int Matrices>
 inline void ldmatrix(uint32_t (&r)[Matrices], const void* row, EMULATOR_HERE) {
   static_assert(Matrices == 1 || Matrices == 2 || Matrices == 4);
   emulator::LoadedMatrices slot{static_cast<const uint16_t*>(row), {}};
-  emulator::collective<emulator::LoadedMatrices, emulator::load_matrices<Matrices, Transposed>>(kFullWarp, slot, here);
+  emulator::collective<emulator::LoadedMatrices, emulator::load_matrices<Matrices, Transposed> >(kFullWarp, slot, here);
   for (int i = 0; i < Matrices; ++i) r[i] = slot.result[i];
 }
 
 template <class T>
 inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, EMULATOR_HERE) {
   emulator::Fragments slot{{c[0], c[1], c[2], c[3]}, {a[0], a[1], a[2], a[3]}, {b0, b1}};
-  emulator::collective<emulator::Fragments, emulator::multiply_accumulate<T>>(kFullWarp, slot, here);
+  emulator::collective<emulator::Fragments, emulator::multiply_accumulate<T> >(kFullWarp, slot, here);
   for (int i = 0; i < 4; ++i) c[i] = slot.c[i];
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Storage in float32, bfloat16 or float16; arithmetic on float lanes. N lanes that fill 16 bytes move in one access, and
-// then the pointer must be 16-byte aligned: whoever plans the launch checks that (aligned_16).
+// Storage in float32, bfloat16 or float16; arithmetic on float lanes. N lanes that fill 16 bytes move in one access,
+// and then the pointer must be 16-byte aligned: whoever plans the launch checks that (aligned_16).
 #pragma once
 #include "ptx.cuh"
 

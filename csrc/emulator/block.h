@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks run one after another; inside a block every CUDA thread is a fiber that runs until it must wait.
-// The order is adversarial: it is drawn from a seed, and with `skew` one warp runs as far ahead of the others as it can,
-// so that "it worked because the warps went in step" never hides a missing barrier.
+// The order is adversarial: it is drawn from a seed, and with `skew` one warp runs as far ahead of the others as it
+// can, so that "it worked because the warps went in step" never hides a missing barrier.
 #pragma once
 #include <cuda_runtime_api.h>  // dim3, uint3
 
@@ -20,10 +20,10 @@ constexpr int kWarp = 32;
 
 struct Options {
   uint64_t seed = 1;
-  bool shuffle = true;         // draw the order of blocks and threads; otherwise ascending
-  bool skew = true;            // let one warp run ahead, redrawn now and then
-  bool cp_async_late = true;   // bytes land at wait_group; otherwise at issue
-  bool mma_truncate = false;   // tensor cores cut addends to 24 bits below the largest; otherwise one exact sum
+  bool shuffle = true;        // draw the order of blocks and threads; otherwise ascending
+  bool skew = true;           // let one warp run ahead, redrawn now and then
+  bool cp_async_late = true;  // bytes land at wait_group; otherwise at issue
+  bool mma_truncate = false;  // tensor cores cut addends to 24 bits below the largest; otherwise one exact sum
 };
 
 enum class Wait : uint8_t { none, block_barrier, warp, done };

@@ -34,8 +34,8 @@
 #define __launch_bounds__(...)
 #define __shared__ static_assert(false, "shared memory is declared by SHARED_ARRAY: it must be poisoned and tracked");
 
-#define SHARED_ARRAY(T, name, n)   \
-  alignas(128) static T name[n];   \
+#define SHARED_ARRAY(T, name, n) \
+  alignas(128) static T name[n]; \
   static ::emulator::SharedArray name##_registered(name, sizeof(name))
 #define DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::emulator::dynamic_shared())
 
@@ -151,7 +151,8 @@ inline void __syncwarp(unsigned mask = ~0u, EMULATOR_HERE) {
   emulator::collective<emulator::warp::Nothing, emulator::warp::synchronise>(mask, slot, here);
 }
 
-// `width` is a power of two: lanes exchange within groups of that size, and a source outside the group is the lane itself.
+// `width` is a power of two: lanes exchange within groups of that size, and a source outside the group is the lane
+// itself.
 template <class T>
 T __shfl_sync(unsigned mask, T v, int source, int width = 32, EMULATOR_HERE) {
   const int lane = emulator::block().lane();

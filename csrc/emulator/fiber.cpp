@@ -58,7 +58,8 @@ void Fiber::prepare(void (*entry)()) {
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(stack_, kStackBytes);
 #endif
-  // As a call would leave it: entry() starts with the stack 8 bytes off 16-byte alignment, under an empty return address.
+  // As a call would leave it: entry() starts with the stack 8 bytes off 16-byte alignment, under an empty return
+  // address.
   void** sp = reinterpret_cast<void**>(stack_ + kStackBytes - 64);
   *--sp = nullptr;
   *--sp = reinterpret_cast<void*>(entry);

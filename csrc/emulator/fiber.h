@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One CUDA thread is one fiber: a stack of its own on the one OS thread. A switch saves the callee-saved registers of the
-// System V x86-64 convention and changes the stack pointer; AddressSanitizer is told about it.
+// One CUDA thread is one fiber: a stack of its own on the one OS thread. A switch saves the callee-saved registers of
+// the System V x86-64 convention and changes the stack pointer; AddressSanitizer is told about it.
 #pragma once
 #include <cstddef>
 

@@ -110,6 +110,7 @@ void free_globals() {
 #endif
   global.clear();
   allocations.clear();
+  races::forget();
 }
 
 const Region* guarded_by(const void* p) {

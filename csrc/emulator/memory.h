@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared and global memory of the host lane. Shared memory is filled with NaN bits before each block. A global buffer lies
-// between two guard zones: the race build sees every access to them, the other builds see what was written there.
+// Shared and global memory of the host lane. Shared memory is filled with NaN bits before each block. A global buffer
+// lies between two guard zones: the race build sees every access to them, the other builds see what was written there.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -143,12 +143,22 @@ bool note_byte(Shadow& s, size_t offset, Access access, const Now& me) {
 
 }  // namespace
 
+// What an earlier launch wrote stays written; who wrote it no longer matters, because launches are ordered.
 void begin_launch() {
   block_number = epoch = 0;
-  shadows.clear();
-  for (const Region& r : global_regions()) begin_region(r);
+  std::map<uintptr_t, Shadow> before;
+  before.swap(shadows);
+  for (const Region& r : global_regions()) {
+    begin_region(r);
+    const auto address = reinterpret_cast<uintptr_t>(r.begin);
+    const auto old = before.find(address);
+    if (old == before.end()) continue;
+    for (size_t i = 0; i < r.bytes; ++i) shadows[address].cells[i].written = old->second.cells[i].written;
+  }
   for (const Region& r : shared_regions()) begin_region(r);
 }
+
+void forget() { shadows.clear(); }
 
 void begin_block(int threads) {
   ++block_number;
@@ -212,12 +222,12 @@ void hook(void* p, size_t bytes, emulator::races::Access access) {
 }  // namespace
 
 using emulator::races::Access;
-#define TSAN_HOOKS(n)                                                        \
-  void __tsan_read##n(void* p) { hook(p, n, Access::read); }                 \
-  void __tsan_write##n(void* p) { hook(p, n, Access::write); }               \
-  void __tsan_unaligned_read##n(void* p) { hook(p, n, Access::read); }       \
-  void __tsan_unaligned_write##n(void* p) { hook(p, n, Access::write); }     \
-  void __tsan_volatile_read##n(void* p) { hook(p, n, Access::read); }        \
+#define TSAN_HOOKS(n)                                                    \
+  void __tsan_read##n(void* p) { hook(p, n, Access::read); }             \
+  void __tsan_write##n(void* p) { hook(p, n, Access::write); }           \
+  void __tsan_unaligned_read##n(void* p) { hook(p, n, Access::read); }   \
+  void __tsan_unaligned_write##n(void* p) { hook(p, n, Access::write); } \
+  void __tsan_volatile_read##n(void* p) { hook(p, n, Access::read); }    \
   void __tsan_volatile_write##n(void* p) { hook(p, n, Access::write); }
 extern "C" {
 TSAN_HOOKS(1)

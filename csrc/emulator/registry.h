@@ -25,8 +25,12 @@ struct PlannedLaunch {
   std::string kernel;
   uint32_t grid, block, shared_bytes;
 };
+struct Planned {
+  std::vector<PlannedLaunch> launches;
+  std::string parameters;  // the parameter block of each of them
+};
 struct PlanEntry {
-  std::function<std::vector<PlannedLaunch>(const uint8_t* args)> plan;
+  std::function<Planned(const uint8_t* args)> plan;
   size_t args_bytes;
 };
 std::map<std::string, PlanEntry>& plans();

@@ -40,7 +40,8 @@ struct Fragments {
   uint32_t a[4], b[2];
 };
 
-// One exact sum, or every addend cut to 24 bits below the largest: a harsher adder than any tensor core is known to have.
+// One exact sum, or every addend cut to 24 bits below the largest: a harsher adder than any tensor core is known to
+// have.
 inline float tensor_core_sum(const double* addend, int n) {
   if (block().options.mma_truncate) {
     int top = -2000;
@@ -49,8 +50,7 @@ inline float tensor_core_sum(const double* addend, int n) {
     if (top > -2000) {
       const double unit = std::ldexp(1.0, top - 23);
       double sum = 0;
-      for (int i = 0; i < n; ++i)
-        sum += std::isfinite(addend[i]) ? std::trunc(addend[i] / unit) * unit : addend[i];
+      for (int i = 0; i < n; ++i) sum += std::isfinite(addend[i]) ? std::trunc(addend[i] / unit) * unit : addend[i];
       return static_cast<float>(sum);
     }
   }

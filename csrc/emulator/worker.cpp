@@ -5,7 +5,7 @@
 //   read      address bytes                   -> contents
 //   free                                      ->
 //   options   seed shuffle skew late truncate ->
-//   plan      op args                         -> "kernel grid block shared\n"...
+//   plan      op args                         -> parameter block, "kernel grid block shared\n"...
 //   launch    kernel gx gy gz bx by bz shared parameters blocks -> number of findings, their texts
 // Numbers are 64-bit little-endian; `blocks` is a list of linear block indices, empty for the whole grid.
 // A reply begins with "ok" or "error"; "error" is followed by its text.
@@ -89,11 +89,12 @@ std::vector<uint64_t> aligned_copy(const std::string& raw, size_t expected, cons
 Message plan(const Message& m) {
   const PlanEntry& p = entry(plans(), m.at(1), "plan");
   const auto args = aligned_copy(m.at(2), p.args_bytes, "args");
+  const Planned planned = p.plan(reinterpret_cast<const uint8_t*>(args.data()));
   std::string text;
-  for (const PlannedLaunch& l : p.plan(reinterpret_cast<const uint8_t*>(args.data())))
+  for (const PlannedLaunch& l : planned.launches)
     text += l.kernel + " " + std::to_string(l.grid) + " " + std::to_string(l.block) + " " +
             std::to_string(l.shared_bytes) + "\n";
-  return {"ok", text};
+  return {"ok", planned.parameters, text};
 }
 
 Message run(const Message& m) {
@@ -103,8 +104,9 @@ Message run(const Message& m) {
   std::vector<uint64_t> blocks(m.at(10).size() / sizeof(uint64_t));
   if (!blocks.empty()) std::memcpy(blocks.data(), m[10].data(), m[10].size());
   report().clear();
-  launch(dim3(d(2), d(3), d(4)), dim3(d(5), d(6), d(7)), d(8),
-         [&] { k.run(reinterpret_cast<const uint8_t*>(parameters.data())); }, blocks);
+  launch(
+      dim3(d(2), d(3), d(4)), dim3(d(5), d(6), d(7)), d(8),
+      [&] { k.run(reinterpret_cast<const uint8_t*>(parameters.data())); }, blocks);
   Message reply{"ok", bytes(report().count())};
   for (const std::string& text : report().texts()) reply.push_back(text);
   return reply;
@@ -119,8 +121,7 @@ Message answer(const Message& m) {
     char* p = allocate_global(n, integer(m.at(2)), contents.empty() ? nullptr : contents.data());
     return {"ok", bytes(reinterpret_cast<uint64_t>(p))};
   }
-  if (command == "read")
-    return {"ok", std::string(reinterpret_cast<const char*>(integer(m.at(1))), integer(m.at(2)))};
+  if (command == "read") return {"ok", std::string(reinterpret_cast<const char*>(integer(m.at(1))), integer(m.at(2)))};
   if (command == "free") return free_globals(), Message{"ok"};
   if (command == "options") {
     block().options = {integer(m.at(1)), integer(m.at(2)) != 0, integer(m.at(3)) != 0, integer(m.at(4)) != 0,
