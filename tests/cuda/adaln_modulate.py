@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adaln_modulate` and its backward as cases for the CUDA lanes: inputs, Args, float64 reference."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .cases import DTYPES, Buffer, Outcome, as_bytes, compare, inputs, run_plan
+from .devices import Device, HostDevice
+
+TIME_BLOCK = 64  # kTimeBlock of csrc/ops/adaln_modulate.h
+op = importlib.import_module("prestissimo.ops.adaln_modulate")
+
+
+class RowView(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("batch_stride", ctypes.c_int64), ("time_stride", ctypes.c_int64))
+
+
+class Args(ctypes.Structure):
+    _fields_ = (
+        ("x", RowView),
+        ("shift", RowView),
+        ("scale", RowView),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("y", RowView),
+        ("batch", ctypes.c_int64),
+        ("time", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("eps", ctypes.c_float),
+        ("norm", ctypes.c_uint8),
+        ("dtype", ctypes.c_uint8),
+    )
+
+
+class BackwardArgs(ctypes.Structure):
+    _fields_ = (
+        ("forward", Args),
+        ("dy", RowView),
+        ("dx", RowView),
+        ("dshift", RowView),
+        ("dscale", RowView),
+        ("dweight", ctypes.c_void_p),
+        ("dbias", ctypes.c_void_p),
+        ("partial", ctypes.c_void_p),
+        ("shift_per_row", ctypes.c_bool),
+        ("scale_per_row", ctypes.c_bool),
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """`shift`, `scale`: none, sample ([B, C]), row ([B, T, C]) or sliced ([B, C], long batch stride)."""
+
+    batch: int
+    time: int
+    channels: int
+    dtype: str = "float32"
+    norm: str = "layer"
+    shift: str = "sample"
+    scale: str = "sample"
+    weight: bool = False
+    bias: bool = False
+    misalign: int = 0  # elements that x lies off its alignment
+    backward: bool = True
+
+    def __str__(self) -> str:
+        words = [f"{self.batch}x{self.time}x{self.channels}", self.dtype, self.norm, f"shift={self.shift}"]
+        words.append(f"scale={self.scale}")
+        words += ["weight"] * self.weight + ["bias"] * self.bias
+        words += [f"misaligned{self.misalign}"] * bool(self.misalign) + ["forward"] * (not self.backward)
+        return "-".join(words)
+
+
+SLICE_PITCH = 6  # shift and scale are chunks of a [B, 6 C] projection
+
+
+class _Arrays:
+    """The case's arrays as float64 tensors (exact values of the dtype) and as buffers on the device."""
+
+    def __init__(self, case: Case, device: Device) -> None:
+        self.case, self.device, self.dtype = case, device, DTYPES[case.dtype]
+        rng = np.random.default_rng(
+            [case.batch, case.time, case.channels, len(case.shift), len(case.scale), case.weight]
+        )
+        B, T, C = case.batch, case.time, case.channels
+        self.x = inputs(rng, (B, T, C), self.dtype, mean=2.0)
+        self.dy = inputs(rng, (B, T, C), self.dtype, mean=0.3)
+        self.shift = self._modulation(rng, case.shift)
+        self.scale = self._modulation(rng, case.scale)
+        self.weight = inputs(rng, (C,), self.dtype, mean=0.7) if case.weight else None
+        self.bias = inputs(rng, (C,), self.dtype, mean=-0.2) if case.bias else None
+
+    def _modulation(self, rng: np.random.Generator, kind: str) -> torch.Tensor | None:
+        B, T, C = self.case.batch, self.case.time, self.case.channels
+        if kind == "none":
+            return None
+        return inputs(rng, (B, T, C) if kind == "row" else (B, C), self.dtype, mean=0.4, spread=0.5)
+
+    def view(self, values: torch.Tensor | None, kind: str = "row", misalign: int = 0) -> RowView:
+        """An input on the device."""
+        if values is None:
+            return RowView()
+        C = self.case.channels
+        if kind == "sliced":
+            wide = torch.full((values.shape[0], SLICE_PITCH * C), float("nan"), dtype=torch.float64)
+            wide[:, 2 * C : 3 * C] = values
+            base = self.buffer(wide).address
+            return RowView(base + 2 * C * self.dtype.itemsize, SLICE_PITCH * C, 0)
+        address = self.buffer(values, misalign).address
+        if values.dim() == 3:
+            return RowView(address, values.shape[1] * C, C)
+        return RowView(address, C, 0)
+
+    def buffer(self, values: torch.Tensor, misalign: int = 0) -> Buffer:
+        raw = as_bytes(values.to(self.dtype))
+        return Buffer.of(self.device, raw, misalign=misalign * self.dtype.itemsize)
+
+    def output(self, *shape: int) -> tuple[Buffer, RowView]:
+        C = self.case.channels
+        buffer = Buffer.empty(self.device, int(np.prod(shape)) * self.dtype.itemsize)
+        strides = (shape[1] * C, C) if len(shape) == 3 else (C, 0)
+        return buffer, RowView(buffer.address, *strides)
+
+
+def _forward_args(a: _Arrays, y: RowView) -> Args:
+    case = a.case
+    address = lambda v: None if v is None else a.buffer(v).address  # noqa: E731
+    return Args(
+        x=a.view(a.x, misalign=case.misalign),
+        shift=a.view(a.shift, case.shift),
+        scale=a.view(a.scale, case.scale),
+        weight=address(a.weight),
+        bias=address(a.bias),
+        y=y,
+        batch=case.batch,
+        time=case.time,
+        channels=case.channels,
+        eps=1e-6,
+        norm=("layer", "rms").index(case.norm),
+        dtype=("float32", "bfloat16", "float16").index(case.dtype),
+    )
+
+
+def run_forward(case: Case, device: Device, planner: HostDevice) -> Outcome:
+    a = _Arrays(case, device)
+    buffer, y = a.output(case.batch, case.time, case.channels)
+    findings = run_plan(device, planner, "adaln_modulate", _forward_args(a, y))
+    options = {"eps": 1e-6, "norm": case.norm}
+
+    def reference(dtype: torch.dtype) -> torch.Tensor:
+        v = [None if t is None else t.to(dtype) for t in (a.x, a.shift, a.scale, a.weight, a.bias)]
+        return op.reference(*v, **options)
+
+    got = buffer.tensor(a.dtype, a.x.shape)
+    wrong = compare("y", got, reference(torch.float64), reference(a.dtype), slack=2)
+    return Outcome(findings, wrong, {"y": got})
+
+
+def run_backward(case: Case, device: Device, planner: HostDevice) -> Outcome:
+    a = _Arrays(case, device)
+    B, T, C = case.batch, case.time, case.channels
+    outputs: dict[str, tuple[Buffer, tuple[int, ...]]] = {}
+
+    def want(name: str, values: torch.Tensor | None) -> RowView:
+        if values is None:
+            return RowView()
+        buffer, view = a.output(*values.shape)
+        outputs[name] = buffer, tuple(values.shape)
+        return view
+
+    dx, dshift, dscale = want("dx", a.x), want("dshift", a.shift), want("dscale", a.scale)
+    dweight, dbias = want("dweight", a.weight).data, want("dbias", a.bias).data
+    sums = sum(len(shape) < 3 for _, shape in outputs.values())
+    floats = sums * B * -(-T // TIME_BLOCK) * C + (2 * B * T if sums else 0)
+    args = BackwardArgs(
+        forward=_forward_args(a, RowView()),
+        dy=a.view(a.dy),
+        dx=dx,
+        dshift=dshift,
+        dscale=dscale,
+        dweight=dweight,
+        dbias=dbias,
+        partial=Buffer.empty(device, 4 * floats).address,
+        shift_per_row=case.shift == "row",
+        scale_per_row=case.scale == "row",
+    )
+    findings = run_plan(device, planner, "adaln_modulate_backward", args)
+
+    def reference(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Gradients by autograd through the forward reference: independent of the closed form."""
+        leaves = {
+            name: values.to(dtype).requires_grad_()
+            for name in ("x", "shift", "scale", "weight", "bias")
+            if (values := getattr(a, name)) is not None
+        }
+        y = op.reference(**leaves, eps=1e-6, norm=case.norm)
+        gradients = torch.autograd.grad(y, list(leaves.values()), a.dy.to(dtype))
+        return {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
+
+    exact, same_dtype = reference(torch.float64), reference(a.dtype)
+    got = {name: buffer.tensor(a.dtype, shape) for name, (buffer, shape) in outputs.items()}
+    wrong = [w for name, g in got.items() for w in compare(name, g, exact[name], same_dtype[name], slack=3)]
+    return Outcome(findings, wrong, got)
+
+
+def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
+    forward = run_forward(case, device, planner)
+    return forward + run_backward(case, device, planner) if case.backward else forward
+
+
+def _sweep() -> list[Case]:
+    """Every residue of the tiles, with dtypes and variants cycling at coprime periods so that they meet.
+
+    Rows: a warp's worth of scalars (32) and vectors, what a thread holds (128 scalars or 256 to 512 in vectors of one
+    warp), blocks of several warps, and rows longer than 512 threads hold. Times: the eight column groups and
+    TIME_BLOCK.
+    """
+    channels = [
+        1,
+        2,
+        3,
+        5,
+        7,
+        8,
+        12,
+        16,
+        31,
+        32,
+        33,
+        40,
+        63,
+        64,
+        65,
+        72,
+        97,
+        127,
+        128,
+        129,
+        136,
+        160,
+        248,
+        255,
+        256,
+    ]
+    channels += [257, 260, 264, 320, 384, 392, 512, 516, 520, 1024, 1032]
+    times = [1, 2, 3, 7, 8, 9, 4, 5]
+    modulation = ["sample", "row", "none", "sliced", "sample"]
+    cases = []
+    for i, c in enumerate(channels):
+        cases.append(
+            Case(
+                batch=1 + i % 3 if c < 300 else 1,
+                time=times[i % 8] if c < 300 else 1 + i % 2,
+                channels=c,
+                dtype=("float32", "bfloat16", "float16")[i % 3],
+                norm=("layer", "rms")[i // 3 % 2],
+                shift=modulation[i % 5],
+                scale=modulation[(i + i // 5) % 5],
+                weight=i % 4 in (1, 2),
+                bias=i % 4 in (1, 3),
+                misalign=1 if i % 7 == 5 else 0,
+            )
+        )
+    cases += [  # time: whole and ragged blocks of TIME_BLOCK rows, several samples
+        Case(2, 65, 8, "float32", weight=True, bias=True),
+        Case(1, 64, 16, "bfloat16", "rms", shift="sliced", weight=True),
+        Case(3, 63, 5, "float16", scale="row", bias=True),
+        Case(1, 130, 9, "bfloat16", shift="none", scale="none", weight=True, bias=True),
+        Case(2, 71, 36, "float32", "rms", shift="row", scale="row", weight=True),
+        Case(9, 1, 24, "float16", weight=True, bias=True),
+    ]
+    cases += [  # rows longer than the threads hold
+        Case(1, 1, 4100, "float32", weight=True, bias=True),
+        Case(1, 1, 2053, "float32", "rms", shift="row", scale="row"),
+        Case(1, 1, 8200, "bfloat16", weight=True),
+        Case(1, 1, 2049, "bfloat16", bias=True),
+        Case(1, 1, 8200, "float16", "rms", shift="row", scale="row", bias=True),
+        Case(1, 1, 2049, "float16", weight=True),
+    ]
+    return cases
+
+
+CASES = _sweep()

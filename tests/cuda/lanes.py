@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kernels there are, how they are built for each lane, and what has been verified.
+
+An op is a csrc/cuda/<op>.cu; its cases are the module tests/cuda/<op>.py with CASES and run(case, device, planner).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, cast
+
+from . import toolchain
+from .cases import Outcome
+from .devices import Device, HostDevice, HostOptions, PtxDevice
+from .ptx import Module, Options
+from .toolchain import CSRC, HERE, TARGETS
+
+OPS = sorted(p.stem for p in (CSRC / "cuda").glob("*.cu"))
+PROBES = HERE / "probes.cuh"  # small kernels that keep the rest of the instruction set covered
+MODES = ("plain", "asan", "race")
+VERIFIED = HERE / "verified.json"
+ROTATION = 5
+
+
+class Cases(Protocol):
+    """The interface of tests/cuda/<op>.py."""
+
+    CASES: Sequence[Any]
+
+    def run(self, case: Any, device: Device, planner: HostDevice) -> Outcome: ...
+
+
+def cases_of(op: str) -> Cases:
+    return cast("Cases", importlib.import_module(f"tests.cuda.{op}"))
+
+
+def source_of(op: str) -> Path:
+    """What nvcc compiles."""
+    return PROBES if op == "probes" else CSRC / "cuda" / f"{op}.cu"
+
+
+class Builds:
+    """PTX modules and host-lane workers, built when first asked for, ended together."""
+
+    def __init__(self) -> None:
+        self._modules: dict[tuple[str, int], Module] = {}
+        self._workers: dict[str, HostDevice] = {}
+
+    def ptx(self, op: str, target: int) -> str:
+        return toolchain.ptx(source_of(op), target)
+
+    def module(self, op: str, target: int) -> Module:
+        if (op, target) not in self._modules:
+            self._modules[op, target] = Module(self.ptx(op, target))
+        return self._modules[op, target]
+
+    def machine(self, op: str, target: int, options: Options | None = None) -> PtxDevice:
+        """A fresh device that knows the op's kernels."""
+        return PtxDevice(self.module(op, target), options)
+
+    def host(self, mode: str, options: HostOptions | None = None) -> HostDevice:
+        """The worker of a mode, its buffers forgotten."""
+        if mode not in self._workers:
+            kernels = [CSRC / "cuda" / f"{op}.cuh" for op in OPS]
+            kernels += [PROBES] if PROBES.exists() else []
+            self._workers[mode] = HostDevice(toolchain.worker(mode, kernels))
+        worker = self._workers[mode]
+        worker.reset()
+        worker.configure(options or HostOptions())
+        return worker
+
+    def __enter__(self) -> Builds:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    h = hashlib.sha256()
+    for p in sorted(paths):
+        h.update(p.name.encode() + b"\0" + p.read_bytes())
+    return h.hexdigest()[:32]
+
+
+def unit_names(op: str) -> list[str]:
+    """One op in one lane: ptx-80, ..., host-plain, ..."""
+    return [f"{op}/ptx-{t}" for t in TARGETS] + [f"{op}/host-{m}" for m in MODES]
+
+
+class Record:
+    """verified.json: the fingerprint under which each unit last passed all its cases."""
+
+    def __init__(self, builds: Builds) -> None:
+        self.builds = builds
+        self.verified: dict[str, str] = json.loads(VERIFIED.read_text()) if VERIFIED.exists() else {}
+        self._harness = _digest([*HERE.glob("*.py"), *(HERE / "ptx").glob("*.py")])
+        self._current: dict[str, str] = {}
+
+    def fingerprint(self, unit: str) -> str:
+        """What is verified (the PTX, or the host lane's sources) and by what (the cases and the interpreter)."""
+        if unit not in self._current:
+            op, lane = unit.split("/")
+            kind, which = lane.split("-")
+            if kind == "ptx":
+                what = toolchain.ptx_hash(self.builds.ptx(op, int(which)))
+                by = _digest([HERE / f"{op}.py", HERE / "cases.py", *(HERE / "ptx").glob("*.py")])
+            else:
+                what = toolchain.source_hash([source_of(op).with_suffix(".cuh")])
+                by = _digest([HERE / f"{op}.py", HERE / "cases.py", *(CSRC / "emulator").iterdir()])
+            self._current[unit] = f"{what}:{by}"
+        return self._current[unit]
+
+    def why_not(self, unit: str, lanes: str) -> str | None:
+        """Why a unit need not run today, or None."""
+        if lanes == "all" or self.verified.get(unit) != self.fingerprint(unit):
+            return None
+        units = [u for op in [*OPS, "probes"] for u in unit_names(op)]
+        today = int(time.time() // 86400)
+        if (units.index(unit) + today) % ROTATION == 0:
+            return None
+        return "verified as it is (tests/cuda/verified.json); --cuda-lanes=all runs it"
+
+    def write(self) -> None:
+        VERIFIED.write_text(json.dumps(dict(sorted(self._current.items())), indent=1) + "\n")
