@@ -42,6 +42,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert save_checkpoint(path, back.tensors) == sha256
 
 
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "abcd"]
+    for file in files:
+        save_checkpoint(file, network(), {"width": 3, "name": "ü"}, int8=True)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 def test_int8_round_trip(tmp_path: Path) -> None:
     path, module = tmp_path / "a.safetensors", network()
     save_checkpoint(path, module, int8=True)

@@ -87,7 +87,7 @@ def save_checkpoint(
             stored[f"{name}.int8"], stored[f"{name}.scale"] = q.contiguous(), scale
     sha256 = _digest(stored)
     metadata = {"format": FORMAT, "config": json.dumps(dict(config or {})), "sha256": sha256}
-    write_bytes(path, save(stored, metadata), overwrite=True)
+    write_bytes(path, _serialised(stored, metadata), overwrite=True)
     return sha256
 
 
@@ -214,6 +214,15 @@ def _check_names(
     for name, shape in found.items():
         if shape != tuple(expected[name]):
             raise ValueError(f"{path}: {name} must be {list(expected[name])}, got {list(shape)}")
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file, the same bytes for the same content: the library writes metadata in random order."""
+    data = save(tensors, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({**json.loads(data[8:end]), "__metadata__": metadata}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors start at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
