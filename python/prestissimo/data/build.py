@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from prestissimo.data import audio as audio_files
@@ -136,13 +136,15 @@ def add_track(writer: FeatureWriter, track: Track, base: Path) -> StoredTrack:
     if found != track.sha256:
         raise PackageError(f"{track.id} has SHA-256 {found[:16]}…, the manifest says {track.sha256[:16]}…")
     audio = audio_files.decode(files)
-    audio = audio[audio_files.sounding(audio)]
+    kept = audio_files.sounding(audio)
+    audio = audio[kept]
     if len(audio) < MIN_SECONDS / 2 * audio_files.SAMPLE_RATE:
         heard = len(audio) / audio_files.SAMPLE_RATE
         raise PackageError(f"{track.id} has only {heard:.1f} s that are not silent")
     return writer.add(
         audio,
         audio_files.normalise_gain(audio),
+        kept.start / audio_files.SAMPLE_RATE,
         id=track.id,
         package=track.package,
         split=track.split,
@@ -151,13 +153,3 @@ def add_track(writer: FeatureWriter, track: Track, base: Path) -> StoredTrack:
         licence=track.licence,
         genre=track.genre,
     )
-
-
-def hours_table(tracks: Iterable[Track]) -> dict[tuple[str, str, str], tuple[int, float]]:
-    """(package, licence, split) -> (tracks, hours)."""
-    table: dict[tuple[str, str, str], tuple[int, float]] = {}
-    for t in tracks:
-        key = (t.package, t.licence, t.split)
-        count, hours = table.get(key, (0, 0.0))
-        table[key] = (count + 1, hours + t.seconds / 3600)
-    return table

@@ -18,7 +18,7 @@ __all__ = ["PackageError", "find_deb", "find_program", "package_version", "unpac
 MAX_MEMBER_BYTES = 64 * 2**20
 
 
-class PackageError(RuntimeError):
+class PackageError(ValueError):
     """A package cannot be had, unpacked or read; the text says what to do."""
 
 

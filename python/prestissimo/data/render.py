@@ -46,7 +46,7 @@ def render(midi: Path, font: Path, seconds: float, timeout: float = 900.0) -> np
     program = find_program("fluidsynth", "render MIDI")
     with tempfile.TemporaryDirectory(prefix="prestissimo-") as folder:
         out = Path(folder) / "out.wav"
-        command = [program, "-n", "-i", "-q", "-g", "0.4", "-r", str(SAMPLE_RATE), "-T", "wav", "-O", "float"]
+        command = [program, "-n", "-i", "-q", "-g", "0.8", "-r", str(SAMPLE_RATE), "-T", "wav", "-O", "float"]
         command += ["-F", str(out), str(font), str(midi)]
 
         def limits() -> None:

@@ -31,7 +31,8 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class StoredTrack:
-    """Where one track lies. Offsets and lengths in samples (audio) and frames (log-mel)."""
+    """Where one track lies. Offsets and lengths in samples (audio) and frames (log-mel); cut: seconds of
+    silence taken off the front."""
 
     id: str
     package: str
@@ -45,6 +46,7 @@ class StoredTrack:
     mel_offset: int
     frames: int
     gain_db: float
+    cut: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -169,7 +171,7 @@ class FeatureWriter:
     def __contains__(self, track_id: object) -> bool:
         return any(t.id == track_id for t in self.tracks)
 
-    def add(self, audio: np.ndarray, gain_db: float, **entry: str) -> StoredTrack:
+    def add(self, audio: np.ndarray, gain_db: float, cut: float = 0.0, **entry: str) -> StoredTrack:
         """Append one track: audio float32 (N, 2) before the gain; N a positive multiple of 8 hops.
 
         entry: id, package, split, title, author, licence, genre.
@@ -192,6 +194,7 @@ class FeatureWriter:
             mel_offset=sum(t.frames for t in self.tracks),
             frames=len(pcm) // self.mel.hop,
             gain_db=round(gain_db, 3),
+            cut=round(cut, 3),
             **entry,
         )
         with self._journal.open("a", encoding="utf-8") as file:

@@ -202,7 +202,7 @@ STYLES: dict[str, Style] = {
             _chords("synth pad|synth strings", "block", 52, 74, 4, level=0.7, core=False),
             _melody("electric piano", "synth lead", "vibraphone", core=False, level=0.65),
         ), minor=0.85, harmony="static", loose=0, sevenths=0.6, velocity=(80, 112)),
-        Style("rock band", 5, (90, 170), (
+        Style("rock band", 4, (90, 170), (
             _drums("rock|rock drive|half time|pop", level=0.9), _bass("bass guitar",
                 "eighths|quarters|syncopated"),
             _chords("distorted guitar|electric guitar", "chug|power hold|strum|eighths",
@@ -211,7 +211,7 @@ STYLES: dict[str, Style] = {
                 52, 67, 3, level=0.65, pan=0.5, core=False),
             _melody("distorted guitar", "electric guitar", "organ", low=60, high=82, core=False, level=0.8),
         ), minor=0.55, loose=8, velocity=(80, 115), activity=(0.3, 0.85)),
-        Style("metal band", 4, (100, 180), (
+        Style("metal band", 2, (100, 180), (
             _drums("metal|metal gallop|half time|rock drive", level=0.95), _bass("bass guitar",
                 "eighths|quarters"),
             _chords("distorted guitar", "chug|gallop|power hold", 40, 55, 3, level=0.85, pan=-0.6),
