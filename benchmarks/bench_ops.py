@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op of `prestissimo.ops.cases` at the sizes of real models, beside eager PyTorch, torch.compile and a copy.
+
+    pytest benchmarks/bench_ops.py --benchmark-json=ops.json
+
+Values are checked before anything is timed. One pytest-benchmark row per op, size, dtype and thread count holds our
+time; its extra_info holds the rivals', taken in turn with it: `gain` over eager against the ratio of bytes moved,
+`of_compile` against torch.compile, `of_copy` against a copy with the same footprint.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from interleave import interleave, machine
+from prestissimo import ops
+from prestissimo.ops.cases import CASES, OpCase, Shape
+from prestissimo.ops.tolerance import assert_close
+
+ROWS = [
+    pytest.param(case, size, shape, dtype, threads, id=f"{case.id}-{size}-{str(dtype)[6:]}-{threads}t")
+    for case in CASES
+    for size, shape in case.real.items()
+    for dtype in case.dtypes
+    if dtype != torch.float16
+    for threads in (1, 2)
+]
+
+
+def outputs(y: Any) -> tuple[torch.Tensor, ...]:
+    return y if isinstance(y, tuple) else (y,)
+
+
+def verify(case: OpCase, arguments: dict[str, Any]) -> None:
+    wide = {
+        k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in arguments.items()
+    }
+    rows = zip(
+        outputs(case.op(**arguments)),
+        outputs(case.reference(**arguments)),
+        outputs(case.reference(**wide)),
+        strict=True,
+    )
+    for ours, same, exact in rows:
+        assert_close(ours, same, exact, name=case.id)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def machine_info() -> None:
+    print("\n" + ", ".join(f"{k} {v}" for k, v in machine().items()))
+
+
+@pytest.mark.parametrize(("case", "size", "shape", "dtype", "threads"), ROWS)
+def test_op(benchmark: Any, case: OpCase, size: str, shape: Shape, dtype: torch.dtype, threads: int) -> None:
+    torch._dynamo.reset()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode(), ops.strict_kernels():
+            arguments = case.make(shape, dtype, torch.Generator().manual_seed(0))
+            verify(case, arguments)
+            compiled = torch.compile(lambda: case.reference(**arguments))
+            item = torch.empty(0, dtype=dtype).element_size()
+            # a copy that reads and writes, together, what the op must read and write
+            source = torch.zeros(case.bytes_moved(shape, item) // 2, dtype=torch.uint8)
+            target = torch.empty_like(source)
+            times = interleave(
+                {
+                    "prestissimo": lambda: case.op(**arguments),
+                    "eager": lambda: case.reference(**arguments),
+                    "compile": compiled,
+                    "copy": lambda: target.copy_(source),
+                }
+            )
+            benchmark.pedantic(lambda: case.op(**arguments), rounds=5, warmup_rounds=1)
+    finally:
+        torch.set_num_threads(before)
+    ours = times["prestissimo"].fastest
+    moved = case.bytes_moved(shape, item)
+    benchmark.extra_info |= {
+        "machine": machine(),
+        "threads": threads,
+        "shape": list(shape),
+        "dtype": str(dtype)[6:],
+        "microseconds": {k: t.fastest * 1e6 for k, t in times.items()},
+        "spread": {k: t.spread for k, t in times.items()},
+        "gb_per_s": moved / ours / 1e9,
+        "gain": times["eager"].fastest / ours,
+        "bytes_ratio": case.eager_bytes(shape, item) / moved,
+        "of_compile": times["compile"].fastest / ours,
+        "of_copy": times["copy"].fastest / ours,
+        "megabytes": moved / 1e6,
+    }
+
+
+@pytest.mark.parametrize("mode", ["inference", "grad enabled", "recording"])
+def test_call_overhead(benchmark: Any, mode: str) -> None:
+    """A small call through torch.ops: at most 5, 10 and 20 µs."""
+    x, s = torch.randn(1, 8, 64), torch.randn(1, 64)
+    if mode == "recording":
+        x.requires_grad_()
+    op = torch.ops.prestissimo.adaln_modulate.default
+    with torch.inference_mode(mode == "inference"):
+        times = interleave(
+            {"op": lambda: op(x, s, s, None, None, 1e-6, "layer"), "addcmul": lambda: torch.addcmul(x, x, x)}
+        )
+        benchmark.pedantic(lambda: op(x, s, s, None, None, 1e-6, "layer"), rounds=20, iterations=1000)
+    benchmark.extra_info |= {
+        "microseconds": times["op"].fastest * 1e6,
+        "native": times["addcmul"].fastest * 1e6,
+    }

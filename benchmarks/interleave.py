@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Side-by-side timing: rivals take turns inside one run, so that a drifting machine slows all of them alike."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call: the fastest round, the median, and the spread (median over fastest)."""
+
+    fastest: float
+    median: float
+
+    @property
+    def spread(self) -> float:
+        return self.median / self.fastest
+
+
+def interleave(
+    rivals: Mapping[str, Callable[[], Any]], rounds: int = 30, seconds_per_call: float = 0.01
+) -> dict[str, Timing]:
+    """Time every rival once per round, in turn, each turn long enough (about `seconds_per_call`) to be measured."""
+    repeats = {}
+    for name, run in rivals.items():
+        run()
+        start = time.perf_counter()
+        run()
+        repeats[name] = max(1, round(seconds_per_call / max(time.perf_counter() - start, 1e-7)))
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds):
+        for name, run in rivals.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                run()
+            times[name].append((time.perf_counter() - start) / repeats[name])
+    return {name: Timing(min(t), statistics.median(t)) for name, t in times.items()}
+
+
+def machine() -> dict[str, str]:
+    """What a figure must name: processor, cores, ISA, versions, date."""
+    import prestissimo
+    import torch
+    from prestissimo import _core
+
+    model = platform.processor()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            fields = dict(
+                line.split(":", 1) for line in f.read().split("\n\n")[0].splitlines() if ":" in line
+            )
+        fields = {k.strip(): v.strip() for k, v in fields.items()}
+        model = f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
+    except (OSError, KeyError):
+        pass
+    return {
+        "cpu": model,
+        "cores": str(os.cpu_count()),
+        "isa": _core.isa(),
+        "torch": torch.__version__,
+        "prestissimo": prestissimo.__version__,
+        "date": date.today().isoformat(),
+    }
