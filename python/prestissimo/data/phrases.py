@@ -182,7 +182,7 @@ def _sound_words(a: Attributes, rng: np.random.Generator) -> list[str]:
         words.append(_pick(rng, ("wide stereo", "spacious stereo")))
     elif a.width < -25:
         words.append(_pick(rng, ("mono", "narrow stereo")))
-    if a.bass > -2:
+    if a.bass > -1.5:
         words.append(_pick(rng, ("deep bass", "heavy bass")))
     rng.shuffle(words)
     return words[: int(rng.integers(1, 4))]

@@ -125,7 +125,7 @@ def _narrow(audio: np.ndarray, piece_id: str) -> np.ndarray:
     """Scale the side signal of (N, 2) audio down to a width drawn for the piece, -18 ... -5 dB of the mid.
 
     The sound font's stereo samples and FluidSynth's reverberation come out far wider than produced music
-    (a median of -3 dB, some above 0, which a mono loudspeaker cancels; recorded tracks: about -10 dB).
+    (often -3 dB, some above 0, which a mono loudspeaker cancels; recorded music here: a median of -7 dB).
     """
     rng = np.random.Generator(np.random.PCG64([104729, *piece_id.encode()]))
     target = rng.uniform(-18, -5)
