@@ -18,8 +18,8 @@ struct Array {
   DType dtype = DType::float32;
   Device device;
   int ndim = 0;
-  int64_t shape[kMaxDims] = {};
-  int64_t strides[kMaxDims] = {};  // in elements
+  int64_t shape[kMaxDims];    // the first ndim count: zeroing the rest would cost every small call
+  int64_t strides[kMaxDims];  // in elements
 
   int64_t size(int d) const { return shape[d < 0 ? ndim + d : d]; }
   int64_t stride(int d) const { return strides[d < 0 ? ndim + d : d]; }

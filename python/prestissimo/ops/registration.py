@@ -89,9 +89,10 @@ class Op:
         self.overload: Any = None
         if torch is None:
             return
-        self._kernel_dtypes = frozenset(getattr(torch, d) for d in dtypes)
+        run = self.run_reference if _core is None else self._dispatch(dtypes)
+        self._run = run
         _library.define(schema)
-        _library.impl(self.name, self._run, "CompositeExplicitAutograd")
+        _library.impl(self.name, run, "CompositeExplicitAutograd")
 
         def fake_checked(*args: Any) -> Any:
             if check is not None:
@@ -140,10 +141,14 @@ class Op:
 
         _library.impl(self.name, autograd, "Autograd", with_keyset=True)
 
-    def _run(self, *args: Any) -> Any:
-        if _core is not None and args[0].dtype in self._kernel_dtypes:
-            return self.kernel(*args)
-        return self.run_reference(*args)
+    def _dispatch(self, dtypes: Sequence[str]) -> Callable[..., Any]:
+        """The kernel where the first argument's dtype has one, else the reference: a closure, being called often."""
+        kernel, has_kernel = self.kernel, frozenset(getattr(torch, d) for d in dtypes)
+
+        def run(*args: Any) -> Any:
+            return kernel(*args) if args[0].dtype in has_kernel else self.run_reference(*args)
+
+        return run
 
     def run_reference(self, *args: Any) -> Any:
         """The reference behind the same checks; what runs where no kernel can."""
@@ -174,7 +179,7 @@ class Op:
 def empty_like(a: Any) -> Any:
     """An uninitialised contiguous array of `a`'s kind, shape, dtype and device."""
     if torch is not None and isinstance(a, torch.Tensor):
-        return torch.empty_like(a, memory_format=torch.contiguous_format)
+        return a.new_empty(a.shape) if not a.is_contiguous() else torch.empty_like(a)
     return new_empty(a, a.shape)
 
 
