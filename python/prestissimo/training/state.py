@@ -6,6 +6,7 @@ No pickle. Batches are functions of (seed, step), so the step is all that a resu
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .ema import Ema
 
@@ -50,29 +51,62 @@ def load_state(
 ) -> dict[str, Any]:
     """Restore what `save_state` wrote and return its `progress`.
 
-    Without `optimizer` the moments stay behind. Raises ValueError for a file that is not such a checkpoint or does
-    not fit the model.
+    Without `optimizer` the moments stay behind. Raises FileNotFoundError, or ValueError for a file that is not such
+    a checkpoint or does not fit the model.
     """
+    tensors, metadata = _read(path)
+    try:
+        model.load_state_dict(_part(tensors, "model."))
+        ema.model.load_state_dict(_part(tensors, "ema."))
+        if optimizer is not None:
+            steps = json.loads(metadata["steps"])
+            for name, p in model.named_parameters():
+                if name in steps:
+                    state = {m: tensors[f"{m}.{name}"] for m in _MOMENTS}
+                    optimizer.state[p] = {"step": torch.tensor(steps[name]), **state}
+    except (RuntimeError, KeyError) as e:
+        raise ValueError(f"{path} does not fit the model: {e}") from e
+    return _progress(path, metadata)
+
+
+def read_average(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The averaged weights of a checkpoint by name, and its `progress`. Raises as `load_state`."""
+    tensors, metadata = _read(path, "ema.")
+    return _part(tensors, "ema."), _progress(path, metadata)
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """The `progress` that a checkpoint was saved with, of its header alone. Raises as `load_state`."""
+    return _progress(path, _read(path, None)[1])
+
+
+def _read(path: Path, prefix: str | None = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors whose names begin with `prefix` (None: none of them), and the metadata."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such training checkpoint", str(path))
     try:
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+            names = [] if prefix is None else [k for k in f.keys() if k.startswith(prefix)]  # noqa: SIM118
+            tensors = {k: f.get_tensor(k) for k in names}
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path} is not a training checkpoint: {e}") from e
     if metadata.get("format") != str(FORMAT):
         raise ValueError(
             f"{path} must be a training checkpoint of format {FORMAT}, got {metadata.get('format')!r}"
         )
-    part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+    return tensors, metadata
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
-        model.load_state_dict(part("model."))
-        ema.model.load_state_dict(part("ema."))
-    except RuntimeError as e:
-        raise ValueError(f"{path} does not fit the model: {e}") from e
-    if optimizer is not None:
-        steps = json.loads(metadata["steps"])
-        for name, p in model.named_parameters():
-            if name in steps:
-                state = {m: tensors[f"{m}.{name}"] for m in _MOMENTS}
-                optimizer.state[p] = {"step": torch.tensor(steps[name]), **state}
-    return json.loads(metadata["progress"])
+        progress = json.loads(metadata["progress"])
+    except (KeyError, ValueError) as e:
+        raise ValueError(f"{path} is not a training checkpoint: its progress is unreadable") from e
+    if not isinstance(progress, dict):
+        raise ValueError(f"{path} is not a training checkpoint: its progress is {progress!r}")
+    return progress
