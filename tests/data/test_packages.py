@@ -1,37 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-import shutil
-import subprocess
-import zipfile
-
 import pytest
+from tests.data.debs import make_deb, make_zip, needs_dpkg
 
 from prestissimo.data import packages
 from prestissimo.data.packages import PackageError, find_deb, find_program, package_version, unpack
 from prestissimo.data.sources import Rule, Source
-
-needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
-
-
-def make_deb(folder, name, files, version="1.0-1"):
-    root = folder / "root"
-    shutil.rmtree(root, ignore_errors=True)
-    (root / "DEBIAN").mkdir(parents=True)
-    (root / "DEBIAN/control").write_text(
-        f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: M <m@example.org>\nDescription: d\n"
-    )
-    for path, data in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(data)
-    deb = folder / f"{name}_{version}_all.deb"
-    subprocess.run(["dpkg-deb", "-Znone", "-b", str(root), str(deb)], check=True, capture_output=True)
-    return deb
-
-
-def make_zip(path, members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
-        for name, data in members.items():
-            z.writestr(name, data)
-    return path.read_bytes()
 
 
 def test_versions_from_names(tmp_path):
@@ -103,7 +76,9 @@ def test_unpack_takes_only_the_music_of_an_archive(tmp_path):
 def test_bombs_and_broken_archives_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "MAX_MEMBER_BYTES", 1000)
     source = Source("game-data", "music/", (), archive="a.zip")
-    deb = make_deb(tmp_path, "game-data", {"a.zip": make_zip(tmp_path / "b.zip", {"music/a.ogg": bytes(5000)})})
+    deb = make_deb(
+        tmp_path, "game-data", {"a.zip": make_zip(tmp_path / "b.zip", {"music/a.ogg": bytes(5000)})}
+    )
     with pytest.raises(PackageError, match="5000 bytes"):
         unpack(deb, source, tmp_path / "out")
     deb = make_deb(tmp_path, "game-data", {"a.zip": b"no zip at all"})

@@ -120,6 +120,21 @@ def report(out: _Out = Path("data")) -> None:
     _table(FeatureStore(out))
 
 
+@app.command("credits")
+def print_credits(
+    out: _Out = Path("data"),
+    split: Annotated[str, typer.Option(help="train, heldout or heldout_package.")] = "train",
+) -> None:
+    """Print the credits (Markdown) that weights trained on a built data set must carry."""
+    from prestissimo.data.credits import credits
+    from prestissimo.data.manifest import SPLITS
+    from prestissimo.data.store import FeatureStore
+
+    if split not in SPLITS:
+        raise ValueError(f"--split must be one of {', '.join(SPLITS)}, got {split!r}")
+    print(credits(FeatureStore(out).select(split)), end="")
+
+
 @app.command()
 def describe(
     out: _Out = Path("data"),

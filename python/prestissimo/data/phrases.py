@@ -41,6 +41,7 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "flute solo": ("solo flute", "flute melody", "flute music"),
     "flute duo": ("chamber music", "classical duo", "flute and harp duo"),
     "guitar solo": ("solo guitar", "fingerpicked guitar", "acoustic guitar music"),
+    "guitar strummed": ("acoustic guitar", "strummed guitar", "guitar music"),
     "string quartet": ("string quartet", "classical chamber music", "strings"),
     "string orchestra": ("string orchestra", "orchestral strings", "classical music"),
     "violin solo": ("violin and piano", "classical violin", "chamber music"),

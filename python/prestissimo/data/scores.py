@@ -124,7 +124,7 @@ def lesson_scores(package_folder: Path) -> Iterator[Score]:
 
 
 def midi_facts(path: Path) -> Facts:
-    """Notes with their instruments, and the tempo that holds longest. Raises ValueError for a broken file."""
+    """Notes with their instruments, and the median tempo over time. Raises ValueError for a broken file."""
     import mido
 
     try:
@@ -152,5 +152,13 @@ def midi_facts(path: Path) -> Facts:
                 program = programs[m.channel]
                 name = "drums" if m.channel == 9 else _NAMES.get(program, _FAMILIES[program // 8])
                 sounding[m.channel, m.note] = (now, name)
-    usual = max(lasted, key=lambda k: lasted[k]) if lasted else tempo
-    return Facts(tuple(sorted(notes)), 60e6 / usual, now)
+    return Facts(tuple(sorted(notes)), 60e6 / _weighted_median(lasted, tempo), now)
+
+
+def _weighted_median(weights: Counter[int], default: int) -> int:
+    total, reached = sum(weights.values()), 0.0
+    for value in sorted(weights):
+        reached += weights[value]
+        if reached >= total / 2 > 0:
+            return value
+    return default
