@@ -32,6 +32,32 @@ def test_no_prompt_names_another_tag() -> None:
             assert not re.search(rf"\b{other}\b", prompt.text.lower()), prompt
 
 
+def test_no_prompt_is_a_training_caption() -> None:
+    from prestissimo.data.captions import Attributes as Facts
+    from prestissimo.data.phrases import STYLE_WORDS, caption
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9 ]", "", text.lower()).strip()
+
+    prompts = {plain(p.text) for p in fixed_prompts()}
+    rng = np.random.default_rng(0)
+    tags = [*TAGS, "slow", "fast", "quiet", "loud", "synth", "electronic"]
+    for _ in range(3_000):
+        heard = {str(t): rng.uniform(1, 3) for t in rng.choice(tags, rng.integers(1, 4), replace=False)}
+        bpm, key = float(rng.choice([0, 90, 138])), str(rng.choice(["", "C major", "A minor"]))
+        loud, bright, dense = rng.uniform(size=3)
+        facts = Facts(tags=heard, bpm=bpm, key=key, loud=loud, bright=bright, dense=dense)
+        played = Facts(
+            instruments=tuple(str(t) for t in rng.choice(TAGS, 1)),
+            style=str(rng.choice(list(STYLE_WORDS))),
+            bpm=bpm,
+            key=key,
+            dense=dense,
+            exact=True,
+        )
+        assert {plain(caption(facts, rng)), plain(caption(played, rng))}.isdisjoint(prompts)
+
+
 def test_pairs_are_whole_and_their_measures_known() -> None:
     pairs: dict[str, set[str]] = {}
     for p in fixed_prompts("pair"):
