@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel.h"
 
+#include <new>
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -14,6 +16,8 @@ int max_threads() {
   return 1;
 #endif
 }
+
+void out_of_memory() { throw std::bad_alloc(); }
 
 void parallel_ranges(int64_t n, int64_t grain, void (*body)(const void*, int64_t, int64_t), const void* context) {
   if (n <= 0) return;

@@ -9,6 +9,7 @@ namespace prestissimo::cpu {
 // Calls body(context, begin, end) on disjoint ranges that cover [0, n); fewer threads where n < 2 * grain.
 void parallel_ranges(int64_t n, int64_t grain, void (*body)(const void*, int64_t, int64_t), const void* context);
 int max_threads();
+[[noreturn]] void out_of_memory();  // throws std::bad_alloc, for kernels, which use nothing of std
 
 #ifdef PRESTISSIMO_ISA
 namespace PRESTISSIMO_ISA {

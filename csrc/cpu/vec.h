@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vector of float lanes whose width is the ISA's: scalar 1, AVX2 8, AVX-512 16. Storage types are widened on load and
 // rounded to nearest even on store. Loads and stores take any alignment; the `n` forms touch n < lanes elements only
-// and load zeros beyond. All of it lives in the ISA's namespace, so the linker can never hand AVX-512 code to an older
-// CPU.
+// and load zeros beyond; with a
+// constant n == lanes they are the plain ones. All of it lives in the ISA's namespace, so the linker can never hand
+// AVX-512 code to an older CPU.
 #pragma once
 #include <cstdint>
 #include <cstring>

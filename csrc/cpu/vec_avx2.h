@@ -36,17 +36,22 @@ inline void store(float16* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-inline Vec load(const float* p, int n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
-inline void store(float* p, Vec x, int n) { _mm256_maskstore_ps(p, lane_mask(n), x.v); }
+inline Vec load(const float* p, int n) { return n == Vec::lanes ? load(p) : Vec{_mm256_maskload_ps(p, lane_mask(n))}; }
+inline void store(float* p, Vec x, int n) {
+  if (n == Vec::lanes) return store(p, x);
+  _mm256_maskstore_ps(p, lane_mask(n), x.v);
+}
 
 template <class T>
 inline Vec load(const T* p, int n) {
+  if (n == Vec::lanes) return load(p);
   T buffer[8] = {};
   memcpy(buffer, p, sizeof(T) * static_cast<size_t>(n));
   return load(buffer);
 }
 template <class T>
 inline void store(T* p, Vec x, int n) {
+  if (n == Vec::lanes) return store(p, x);
   T buffer[8];
   store(buffer, x);
   memcpy(p, buffer, sizeof(T) * static_cast<size_t>(n));
@@ -59,7 +64,9 @@ inline void stream(float16* p, Vec x) {
 }
 inline void stream_fence() { _mm_sfence(); }
 
-inline Vec keep(Vec x, int n) { return {_mm256_and_ps(x.v, _mm256_castsi256_ps(lane_mask(n)))}; }
+inline Vec keep(Vec x, int n) {
+  return n == Vec::lanes ? x : Vec{_mm256_and_ps(x.v, _mm256_castsi256_ps(lane_mask(n)))};
+}
 
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }

@@ -28,18 +28,31 @@ inline __m256i to_bfloat16(__m512 x) {
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Vec load(const bfloat16* p) { return {from_bfloat16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
 inline Vec load(const float16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
-inline Vec load(const float* p, int n) { return {_mm512_maskz_loadu_ps(lane_mask(n), p)}; }
-inline Vec load(const bfloat16* p, int n) { return {from_bfloat16(_mm256_maskz_loadu_epi16(lane_mask(n), p))}; }
-inline Vec load(const float16* p, int n) { return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lane_mask(n), p))}; }
+inline Vec load(const float* p, int n) {
+  return n == Vec::lanes ? load(p) : Vec{_mm512_maskz_loadu_ps(lane_mask(n), p)};
+}
+inline Vec load(const bfloat16* p, int n) {
+  return n == Vec::lanes ? load(p) : Vec{from_bfloat16(_mm256_maskz_loadu_epi16(lane_mask(n), p))};
+}
+inline Vec load(const float16* p, int n) {
+  return n == Vec::lanes ? load(p) : Vec{_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lane_mask(n), p))};
+}
 
 inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x.v); }
 inline void store(bfloat16* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bfloat16(x.v)); }
 inline void store(float16* p, Vec x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void store(float* p, Vec x, int n) { _mm512_mask_storeu_ps(p, lane_mask(n), x.v); }
-inline void store(bfloat16* p, Vec x, int n) { _mm256_mask_storeu_epi16(p, lane_mask(n), to_bfloat16(x.v)); }
+inline void store(float* p, Vec x, int n) {
+  if (n == Vec::lanes) return store(p, x);
+  _mm512_mask_storeu_ps(p, lane_mask(n), x.v);
+}
+inline void store(bfloat16* p, Vec x, int n) {
+  if (n == Vec::lanes) return store(p, x);
+  _mm256_mask_storeu_epi16(p, lane_mask(n), to_bfloat16(x.v));
+}
 inline void store(float16* p, Vec x, int n) {
+  if (n == Vec::lanes) return store(p, x);
   _mm256_mask_storeu_epi16(p, lane_mask(n), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
 
@@ -50,7 +63,9 @@ inline void stream(float16* p, Vec x) {
 }
 inline void stream_fence() { _mm_sfence(); }
 
-inline Vec keep(Vec x, int n) { return {_mm512_maskz_mov_ps(n >= 16 ? 0xffff : lane_mask(n), x.v)}; }
+inline Vec keep(Vec x, int n) {
+  return n == Vec::lanes ? x : Vec{_mm512_maskz_mov_ps(n >= 16 ? 0xffff : lane_mask(n), x.v)};
+}
 
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
