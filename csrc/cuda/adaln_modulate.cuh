@@ -12,7 +12,6 @@
 namespace prestissimo::cuda {
 
 // ---- what the kernels share
-// -------------------------------------------------------------------------------------------
 
 template <class T, class View>
 PRESTISSIMO_DEVICE auto row_of(const View& v, int64_t b, int64_t t) {
@@ -105,7 +104,6 @@ PRESTISSIMO_DEVICE const T* optional_row(const RowView& v, int64_t b, int64_t t)
 }
 
 // ---- forward
-// ------------------------------------------------------------------------------------------------------------
 
 template <class T, int V>
 PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
@@ -132,7 +130,6 @@ PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
 }
 
 // ---- backward: dx, the gradients that have one value for each row, and the row statistics
-// ----------------------------------
 
 template <class T, int V>
 PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackwardParameters& a) {
@@ -197,7 +194,6 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
 }
 
 // ---- backward: sums over time
-// -----------------------------------------------------------------------------------------------
 
 // One block adds kTimeBlock rows of one sample for 32 V channels. Group g takes rows g, g + 8, ...; then the groups are
 // added in order.
@@ -305,9 +301,17 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackward
 }
 
 // ---- instances
-// ---------------------------------------------------------------------------------------------------------------
 
-#define ADALN_MODULATE_INSTANCES(suffix, T, V)                                                              \
+// Storage types by suffix, with the lanes of one access: M(suffix, T, V, ...).
+#define ADALN_MODULATE_VECTORS(M, ...)                                                             \
+  M(f32_x4, float, 4, __VA_ARGS__)                                                                 \
+  M(f32_x1, float, 1, __VA_ARGS__)                                                                 \
+  M(bf16_x8, bf16, 8, __VA_ARGS__) M(bf16_x1, bf16, 1, __VA_ARGS__) M(f16_x8, f16, 8, __VA_ARGS__) \
+      M(f16_x1, f16, 1, __VA_ARGS__)
+#define ADALN_MODULATE_TYPES(M, ...) \
+  M(f32, float, 1, __VA_ARGS__) M(bf16, bf16, 1, __VA_ARGS__) M(f16, f16, 1, __VA_ARGS__)
+
+#define ADALN_MODULATE_ROWS(suffix, T, V, ...)                                                              \
   extern "C" __global__ void __launch_bounds__(kRowThreads)                                                 \
       adaln_modulate_rows_##suffix(const __grid_constant__ AdalnModulateArgs a) {                           \
     adaln_modulate_rows<T, V>(a);                                                                           \
@@ -320,32 +324,22 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackward
       adaln_modulate_backward_columns_##suffix(const __grid_constant__ AdalnModulateBackwardParameters a) { \
     adaln_modulate_backward_columns<T, V>(a);                                                               \
   }
-#define ADALN_MODULATE_SUMS(suffix, T)                                                                   \
+#define ADALN_MODULATE_SUMS(suffix, T, V, ...)                                                           \
   extern "C" __global__ void __launch_bounds__(kColumnThreads)                                           \
       adaln_modulate_backward_sums_##suffix(const __grid_constant__ AdalnModulateBackwardParameters a) { \
     adaln_modulate_backward_sums<T>(a);                                                                  \
   }
-ADALN_MODULATE_INSTANCES(f32_x4, float, 4)
-ADALN_MODULATE_INSTANCES(f32_x1, float, 1)
-ADALN_MODULATE_INSTANCES(bf16_x8, bf16, 8)
-ADALN_MODULATE_INSTANCES(bf16_x1, bf16, 1)
-ADALN_MODULATE_INSTANCES(f16_x8, f16, 8)
-ADALN_MODULATE_INSTANCES(f16_x1, f16, 1)
-ADALN_MODULATE_SUMS(f32, float)
-ADALN_MODULATE_SUMS(bf16, bf16)
-ADALN_MODULATE_SUMS(f16, f16)
-#undef ADALN_MODULATE_INSTANCES
-#undef ADALN_MODULATE_SUMS
+ADALN_MODULATE_VECTORS(ADALN_MODULATE_ROWS)
+ADALN_MODULATE_TYPES(ADALN_MODULATE_SUMS)
 
-#define ADALN_MODULATE_PHASE(X, phase) \
-  X(phase##_f32_x4) X(phase##_f32_x1) X(phase##_bf16_x8) X(phase##_bf16_x1) X(phase##_f16_x8) X(phase##_f16_x1)
-#define ADALN_MODULATE_KERNELS(X)                          \
-  ADALN_MODULATE_PHASE(X, adaln_modulate_rows)             \
-  ADALN_MODULATE_PHASE(X, adaln_modulate_backward_rows)    \
-  ADALN_MODULATE_PHASE(X, adaln_modulate_backward_columns) \
-  X(adaln_modulate_backward_sums_f32) X(adaln_modulate_backward_sums_bf16) X(adaln_modulate_backward_sums_f16)
-#define ADALN_MODULATE_PLANS(X)        \
-  X(adaln_modulate, AdalnModulateArgs) \
-  X(adaln_modulate_backward, AdalnModulateBackwardArgs)
+// Every kernel by name, in the order of adaln_modulate_kernel(); every plan by op.
+#define ADALN_MODULATE_NAME(suffix, T, V, X, phase) X(phase##_##suffix)
+#define ADALN_MODULATE_KERNELS(X)                                                 \
+  ADALN_MODULATE_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_rows)             \
+  ADALN_MODULATE_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_backward_rows)    \
+  ADALN_MODULATE_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_backward_columns) \
+  ADALN_MODULATE_TYPES(ADALN_MODULATE_NAME, X, adaln_modulate_backward_sums)
+#define ADALN_MODULATE_PLANS(X) \
+  X(adaln_modulate, AdalnModulateArgs) X(adaln_modulate_backward, AdalnModulateBackwardArgs)
 
 }  // namespace prestissimo::cuda

@@ -25,7 +25,7 @@ Planned planned(const prestissimo::cuda::LaunchPlan& launches, const Parameters&
 #define EMULATED_PLAN(op, Args)  \
   emulator::register_plan<Args>( \
       #op, [](const Args& a) { return emulator::planned(plan(a), parameters(a), emulated_names); }),
-#define EMULATED_OP(KERNELS, PLANS)                                                   \
-  static const char* const emulated_names[] = {KERNELS(EMULATED_NAME)};               \
-  [[maybe_unused]] static const bool emulated_kernels[] = {KERNELS(EMULATED_KERNEL)}; \
-  [[maybe_unused]] static const bool emulated_plans[] = {PLANS(EMULATED_PLAN)};
+#define EMULATED_OP(KERNELS, PLANS)                                                      \
+  [[maybe_unused]] static const char* const emulated_names[] = {KERNELS(EMULATED_NAME)}; \
+  [[maybe_unused]] static const bool emulated_kernels[] = {KERNELS(EMULATED_KERNEL)};    \
+  [[maybe_unused]] static const bool emulated_plans[] = {PLANS(EMULATED_PLAN) true};

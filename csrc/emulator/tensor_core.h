@@ -63,7 +63,7 @@ template <class T>
 float half_of(uint32_t pair, int upper) {
   const auto bits = static_cast<uint16_t>(upper ? pair >> 16 : pair);
   T value;
-  std::memcpy(&value, &bits, sizeof(bits));
+  std::memcpy(static_cast<void*>(&value), &bits, sizeof(bits));
   return static_cast<float>(value);
 }
 

@@ -22,6 +22,7 @@ from .ptx import Module, Options
 from .toolchain import CSRC, HERE, TARGETS
 
 OPS = sorted(p.stem for p in (CSRC / "cuda").glob("*.cu"))
+SETS = [*OPS, "probes"]
 PROBES = HERE / "probes.cuh"  # small kernels that keep the rest of the instruction set covered
 MODES = ("plain", "asan", "race")
 VERIFIED = HERE / "verified.json"
@@ -68,8 +69,7 @@ class Builds:
         """The worker of a mode, its buffers forgotten."""
         if mode not in self._workers:
             kernels = [CSRC / "cuda" / f"{op}.cuh" for op in OPS]
-            kernels += [PROBES] if PROBES.exists() else []
-            self._workers[mode] = HostDevice(toolchain.worker(mode, kernels))
+            self._workers[mode] = HostDevice(toolchain.worker(mode, [*kernels, PROBES]))
         worker = self._workers[mode]
         worker.reset()
         worker.configure(options or HostOptions())
@@ -124,7 +124,7 @@ class Record:
         """Why a unit need not run today, or None."""
         if lanes == "all" or self.verified.get(unit) != self.fingerprint(unit):
             return None
-        units = [u for op in [*OPS, "probes"] for u in unit_names(op)]
+        units = [u for op in SETS for u in unit_names(op)]
         today = int(time.time() // 86400)
         if (units.index(unit) + today) % ROTATION == 0:
             return None

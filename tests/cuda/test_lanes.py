@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from .devices import HostDevice
-from .lanes import MODES, OPS, Builds, cases_of
+from .lanes import MODES, SETS, Builds, cases_of
 from .toolchain import TARGETS
 
 Skip = Callable[[str], None]
-ALL = [pytest.param(op, case, id=f"{op}-{case}") for op in OPS for case in cases_of(op).CASES]
+ALL = [pytest.param(op, case, id=f"{op}-{case}") for op in SETS for case in cases_of(op).CASES]
 
 
 @pytest.mark.usefixtures("need_ptx")

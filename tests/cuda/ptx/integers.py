@@ -308,6 +308,19 @@ def count_bits(run: Execution, ins: Instruction) -> Step:
     return _unary(run, ins, t, result, lambda a: np.array([f(v) for v in a.tolist()], result.dtype))
 
 
+@opcode("bfind")
+def find_leading(run: Execution, ins: Instruction) -> Step:
+    """Position of the highest bit that is not the sign's, or with .shiftamt the shift that brings it to the top."""
+    shift, t = ins.flag("shiftamt"), ins.type()
+    top = 8 * t.bytes - 1
+
+    def one(value: int) -> int:
+        n = (~value if value < 0 else value).bit_length()
+        return 0xFFFFFFFF if n == 0 else top - (n - 1) if shift else n - 1
+
+    return _unary(run, ins, t, TYPES["u32"], lambda a: np.array([one(v) for v in a.tolist()], np.uint32))
+
+
 @opcode("selp")
 def select(run: Execution, ins: Instruction) -> Step:
     t = ins.type()

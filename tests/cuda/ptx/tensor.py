@@ -30,9 +30,10 @@ def load_matrices(run: Execution, ins: Instruction) -> Step:
     if not ins.flag("shared"):
         raise ins.fail("ldmatrix reads shared memory")
     ins.flag("cta")
-    t = ins.type()
+    if ins.type().name != "b16":
+        raise ins.fail("ldmatrix of other than 16-bit elements")
     where = address(run, ins, ins.operands[1])
-    puts = [run.writer(d, t) for d in ins.operands[0]]
+    puts = [run.writer(d, TYPES["b32"]) for d in ins.operands[0]]  # two elements in a register
     if len(puts) != count:
         raise ins.fail(f"{len(puts)} destinations for .x{count}")
 
