@@ -12,7 +12,12 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
-from prestissimo.cli.evaluate import evaluate
+from prestissimo.cli.evaluate import evaluate, nearest_music
+from prestissimo.data.store import FeatureStore, FeatureWriter
+from prestissimo.metrics.clips import stored_clips
+from prestissimo.metrics.generated import from_folder
+from prestissimo.metrics.prompts import read_prompts
+from prestissimo.pipeline import load
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("musicnn") is None, reason="needs pip install --no-deps musicnn==0.1.0"
@@ -76,6 +81,45 @@ def test_a_model_is_resumed_and_other_settings_are_other_clips(tiny_model: Path,
     assert again["tags"] == report["tags"]  # the clip made again is the same
     run(*common, "--steps", 1)
     assert len(list((out / "clips").iterdir())) == 2
+
+
+def data_set(folder: Path) -> Path:
+    """Three training and two held-out tracks of 12 s: a tone each, over noise."""
+    writer = FeatureWriter(folder)
+    rng = np.random.default_rng(2)
+    t = np.arange(130 * 4096) / 44_100
+    for i, split in enumerate(["train"] * 3 + ["heldout"] * 2):
+        tone = (
+            0.2
+            * np.sin(2 * np.pi * 110 * (i + 2) * t)[:, None]
+            * (1 + 0.5 * np.sin(2 * np.pi * (i + 1) * t))[:, None]
+        )
+        clip = (tone + 0.02 * rng.normal(size=(len(t), 2))).astype(np.float32)
+        about = {"package": "p", "title": f"song {i}", "author": "a", "licence": "CC0", "genre": ""}
+        writer.add(clip, 0.0, id=f"p/{i}", split=split, **about)
+    writer.publish()
+    return folder
+
+
+@pytest.mark.slow
+def test_a_data_set_gives_distance_sound_and_copies(tiny_model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "prompts.tsv"
+    lines = [f"tag-{t}-{i}\ttag\t{t}\t\t\t{t} number {i}" for t in ("piano", "techno") for i in (1, 2)]
+    table.write_text("id\tkind\tlabel\tpair\tbpm\tprompt\n" + "\n".join(lines) + "\n")
+    data, out = data_set(tmp_path / "data"), tmp_path / "out"
+    run("--model", tiny_model, "--prompts", table, "--data", data, "--quick", "-o", out, "-q")
+    report = json.loads((out / "report.json").read_text())
+    assert {row["name"] for row in report["distance"]} == {"real", "generated", "codec"}
+    assert report["sound"]["made"].keys() == report["sound"]["real"].keys()
+
+    store, pipe = FeatureStore(data), load(tiny_model)
+    made = from_folder(next((out / "clips").iterdir()), read_prompts(table))
+    real = stored_clips(store, "heldout", samples=6 * 44_100)
+    found = nearest_music(store, pipe, made, real, quiet=True)
+    assert found.keys() == {"latent", "chroma"}
+    for section in found.values():
+        assert -1 <= section["most"]["made"] <= 1
+        assert {c["title"] for c in section["closest"]} <= {f"song {i} (a)" for i in range(3)}
 
 
 def test_bad_input(tmp_path: Path, tiny_model: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prestissimo.metrics.prompts import Prompt
     from prestissimo.pipeline import Pipeline
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "nearest_music"]
 
 _WHAT, _REAL, _RUN = "What is judged", "Real music to compare with", "Running"
 _SHORT, _LONG = 6.0, 32.0
@@ -124,7 +124,7 @@ def evaluate(
     evaluator = Evaluator(output / "cache", threads=threads, progress=not quiet)
     report = evaluate_clips(made, others=others, evaluator=evaluator, madmom=madmom, **music)
     if store is not None and pipe is not None and not quick:
-        report["copies"] = _copies(store, pipe, made, music["real"], output, quiet)
+        report["copies"] = nearest_music(store, pipe, made, music["real"], quiet)
     report["about"] = {
         "prestissimo": __version__,
         "model": None if pipe is None else pipe.name,
@@ -290,10 +290,10 @@ def _ace_step() -> Path | None:
     return Path(places[0]) / "tracks" if places else None
 
 
-def _copies(
-    store: FeatureStore, pipe: Pipeline, made: Generated, real: ClipSet, output: Path, quiet: bool
+def nearest_music(
+    store: FeatureStore, pipe: Pipeline, made: Generated, real: ClipSet, quiet: bool
 ) -> dict[str, Any]:
-    """Nearest training windows by latent and by chroma."""
+    """Nearest training windows, by latent and by chroma, of up to 100 short clips; see `copy_report`."""
     import torch
     from rich.console import Console
 
