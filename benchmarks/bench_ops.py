@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from interleave import interleave, machine
+
 from prestissimo import ops
 from prestissimo.ops.cases import CASES, OpCase, Shape
 from prestissimo.ops.tolerance import assert_close

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 
@@ -47,16 +48,15 @@ def interleave(
 
 def machine() -> dict[str, str]:
     """What a figure must name: processor, cores, ISA, versions, date."""
-    import prestissimo
     import torch
+
+    import prestissimo
     from prestissimo import _core
 
     model = platform.processor()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as f:
-            fields = dict(
-                line.split(":", 1) for line in f.read().split("\n\n")[0].splitlines() if ":" in line
-            )
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+        fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
         fields = {k.strip(): v.strip() for k, v in fields.items()}
         model = f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
     except (OSError, KeyError):

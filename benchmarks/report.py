@@ -42,6 +42,19 @@ def table(path: Path) -> str:
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [row(n.removeprefix("test_op[").removesuffix("]"), i) for n, i in ops]
+    path_rows = [
+        (b["name"], b["stats"]["min"], b["extra_info"])
+        for b in data["benchmarks"]
+        if "goal_" in str(b["extra_info"])
+    ]
+    if path_rows:
+        lines += [", ".join(f"{k} {v}" for k, v in path_rows[0][2]["machine"].items()), ""]
+        lines += ["| stage | ms | GFLOP | goal | parameters |", "|---|---|---|---|---|"]
+    for name, seconds, info in path_rows:
+        goal = f"{info['goal_gflop']:.0f} GFLOP" if "goal_gflop" in info else f"{info['goal_ms']:.0f} ms"
+        gflop = f"{info['gflop_per_call']:.2f} a call" if "gflop_per_call" in info else ""
+        parameters = f"{info['parameters'] / 1e6:.1f} M" if "parameters" in info else ""
+        lines += [f"| {name.removeprefix('test_')} | {seconds * 1e3:.0f} | {gflop} | {goal} | {parameters} |"]
     for name, info in runs:
         if "native" in info:
             lines += [
