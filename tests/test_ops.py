@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -288,6 +291,20 @@ def test_numpy(case: OpCase, dtype: torch.dtype) -> None:
     for e, r in zip(expected, outputs(case.op(**arrays)), strict=True):
         assert isinstance(r, np.ndarray)
         np.testing.assert_array_equal(r, e.numpy())
+
+
+@pytest.mark.parametrize("isa", ["scalar", "sse9"])
+def test_environment_forces_the_isa(isa: str) -> None:
+    code = "import prestissimo.ops; print(prestissimo._core.isa())"
+    environment = {**os.environ, "PRESTISSIMO_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    if isa == "scalar":
+        assert done.stdout.strip() == "scalar"
+    else:
+        assert done.returncode != 0
+        assert "isa must be scalar, avx2 or avx512" in done.stderr
 
 
 def test_forced_isa_must_exist() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ except ImportError as error:  # a pure-Python install: every op runs through its
     _why_no_core = str(error)
 
 log = logging.getLogger("prestissimo")
+
+if _core is not None and os.environ.get("PRESTISSIMO_ISA"):
+    _core.set_isa(os.environ["PRESTISSIMO_ISA"])
 
 
 class MissingKernelError(RuntimeError):
