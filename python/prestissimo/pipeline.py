@@ -271,6 +271,9 @@ class Pipeline:
     def _context(self, prompt: str) -> TextContext:
         """Keys and values of one prompt, kept for the next items that have it."""
         if prompt not in self._contexts:
+            if self.text_encoder.tokenizer.encode(prompt).overflowing:
+                longest = self.text_encoder.config.max_tokens
+                log.warning("the prompt is longer than %d tokens: the model reads no further", longest)
             tokens = self.text_encoder.encode([prompt])
             if len(self._contexts) >= 64:
                 self._contexts.pop(next(iter(self._contexts)))

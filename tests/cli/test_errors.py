@@ -155,6 +155,12 @@ def test_a_mistake_in_a_late_row_costs_no_work(generate, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["prompts.csv"]
 
 
+def test_warnings_are_one_line_unless_quiet(generate):
+    settings = ("--seconds", "0.3", "--guidance", "1", "--negative-prompt", "drums", "--overwrite")
+    assert generate("calm", *settings)[2].startswith("prestissimo: warning: negative_prompt has no effect")
+    assert generate("calm", *settings, "--quiet")[2] == ""
+
+
 def test_unknown_commands(capsys):
     assert run(["generat"]) == 2
     assert "No such command 'generat'" in capsys.readouterr().err

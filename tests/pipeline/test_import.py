@@ -29,6 +29,15 @@ def test_torch_is_imported_before_the_compiled_module():
     assert run(code) == "True"
 
 
+def test_the_pipeline_costs_little_beyond_torch():
+    """Processor time, not wall time: the machine may be busy."""
+    code = (
+        "import time, torch; begun = time.process_time(); import prestissimo.pipeline;"
+        "print(time.process_time() - begun)"
+    )
+    assert float(run(code)) < 1.0
+
+
 def test_audio_files_need_no_torch():
     blocked = "import sys; sys.modules['torch'] = None; import prestissimo; "
     assert run(blocked + "print(prestissimo.audio.limit_peak([[0.5]])[1])") == "0.0"

@@ -156,6 +156,14 @@ def test_what_has_no_effect_is_said(pipe, caplog):
     assert "negative_prompt has no effect" in caplog.text
 
 
+def test_prompts_that_are_cut_are_said_to_be(pipe, caplog):
+    with caplog.at_level(logging.WARNING, "prestissimo"):
+        pipe("calm " * 16, seconds=0.3, seed=7)
+        assert caplog.text == ""
+        pipe("calm " * 17, seconds=0.3, seed=7)
+    assert "longer than 16 tokens" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

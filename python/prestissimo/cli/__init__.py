@@ -7,9 +7,11 @@ standard error; PRESTISSIMO_DEBUG=1 lets the traceback through.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -27,9 +29,15 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code."""
     debug = os.environ.get("PRESTISSIMO_DEBUG", "0") not in ("", "0")
+    log, warnings = logging.getLogger("prestissimo"), logging.StreamHandler()
+    warnings.setFormatter(_Formatter())
+    log.addHandler(warnings)
+    log.setLevel(logging.WARNING)
+    before = None
     try:
-        # what Ctrl-C does, so that a killed run cleans up too
-        signal.signal(signal.SIGTERM, _terminate)
+        if threading.current_thread() is threading.main_thread():
+            # what Ctrl-C does, so that a killed run cleans up too
+            before = signal.signal(signal.SIGTERM, _terminate)
         from prestissimo.cli.app import app
 
         code = app(list(arguments), prog_name="prestissimo", standalone_mode=False)
@@ -43,6 +51,15 @@ def run(arguments: Sequence[str]) -> int:
         if debug and not isinstance(error, KeyboardInterrupt):
             raise
         return _report(error)
+    finally:
+        log.removeHandler(warnings)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"prestissimo: {record.levelname.lower()}: {_one_line(record.getMessage())}"
 
 
 def _report(error: BaseException) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prestissimo._version import __version__
-from prestissimo.cli import doctor, generate
+from prestissimo.cli import data, doctor, evaluate, generate
 
 __all__ = ["app"]
 
@@ -41,4 +41,6 @@ def prestissimo(
 
 
 app.command()(generate.generate)
+app.command()(evaluate.evaluate)
+app.add_typer(data.app, name="data")
 app.command()(doctor.doctor)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import sys
@@ -28,15 +29,6 @@ _MUSIC, _SEVERAL, _FILE, _RUN, _REPORT = "Music", "Several pieces", "Output file
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to play, in words.", show_default=False)] = None,
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            help="File (.wav .flac .mp3 .opus .ogg), folder, or - for stdout.",
-            rich_help_panel=_FILE,
-        ),
-    ] = "out.wav",
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -95,6 +87,15 @@ def generate(
             rich_help_panel=_SEVERAL,
         ),
     ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File (.wav .flac .mp3 .opus .ogg), folder, or - for stdout.",
+            rich_help_panel=_FILE,
+        ),
+    ] = "out.wav",
     format: Annotated[
         str | None,
         typer.Option(
@@ -160,15 +161,17 @@ def generate(
     """Make music from text.
 
     \b
-    prestissimo generate "calm solo piano in a minor key" --seconds 12 --seed 7 -o out.wav
-    prestissimo generate "fast techno, 140 bpm" -n 4 --lufs -14 -o takes/ --format flac
+    prestissimo generate "calm solo piano in a minor key" --seed 7 -o out.wav
+    prestissimo generate "fast techno" -n 4 --lufs -14 --format flac -o takes/
     prestissimo generate --prompts prompts.csv -o album/ --json
-    prestissimo generate "the same tune on strings" --init-audio tune.wav --strength 0.6 -o strings.wav
+    prestissimo generate "the same on strings" --init-audio tune.wav -o new.wav
     prestissimo generate "taiko drums" -o - | aplay
     """
     from prestissimo import audio
     from prestissimo.cli import jobs
 
+    if quiet:
+        logging.getLogger("prestissimo").setLevel(logging.ERROR)
     if (prompt is None) == (prompts is None):
         raise ValueError("give a PROMPT or --prompts FILE, one of the two")
     if output == "-" and sys.stdout.isatty():
