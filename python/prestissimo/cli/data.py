@@ -98,7 +98,7 @@ def build(
     prestissimo data build -o data                                    everything
     prestissimo data build -o data -p zaz-data -p hyperrogue-music    two small packages
     """
-    from prestissimo.data.dataset import Workplace, build_recorded, build_rendered
+    from prestissimo.data.dataset import RENDERED, Workplace, build_recorded, build_rendered
     from prestissimo.data.store import FeatureStore, FeatureWriter
 
     names, count = _names(packages), _count(pieces)
@@ -106,8 +106,9 @@ def build(
     writer = FeatureWriter(out)
     with _Bar("recorded", quiet) as report:
         build_recorded(place, writer, names, report)
-    with _Bar("rendered", quiet) as report:
-        build_rendered(place, writer, names, count, report)
+    if set(RENDERED) & set(names):
+        with _Bar("rendered", quiet) as report:
+            build_rendered(place, writer, names, count, report)
     if not quiet:
         _table(FeatureStore(out))
 

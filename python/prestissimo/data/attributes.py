@@ -64,7 +64,7 @@ class WindowAttributes:
 
 
 _NUMBERS = {
-    "rms_db": "{:.1f}", "centroid": "{:.0f}", "onsets": "{:.1f}", "width": "{:.0f}", "bass": "{:.0f}",
+    "rms_db": "{:.1f}", "centroid": "{:.0f}", "onsets": "{:.1f}", "width": "{:.0f}", "bass": "{:.1f}",
     "bpm": "{:.1f}", "bpm_confidence": "{:.2f}", "key": "{:d}", "key_confidence": "{:.2f}",
 }  # fmt: skip
 _COLUMNS = ("track", "window", *_NUMBERS, "tags", "instruments", "style")
