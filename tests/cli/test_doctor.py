@@ -76,7 +76,7 @@ def test_nothing_is_said_where_nothing_is_missing(found):
         ({"models": []}, "error", "no bundled model", "--model"),
         ({"kernels": {"compiled": False, "reason": "no module"}}, "warning", "no module", "compiler"),
         ({"kernels": {"build": {"openmp": False}}}, "warning", "without OpenMP", "reinstall"),
-        ({"kernels": {"isa": "avx2"}}, "note", "avx2 of", "set_isa"),
+        ({"kernels": {"isa": "avx2"}}, "note", "avx2 of", "PRESTISSIMO_ISA"),
         ({"cpu": {"usable_cores": 8}}, "note", "torch uses 2 of 8 cores", "--threads"),
         ({"cuda": {"driver": "13.0", "kernels": "13.0"}}, "note", "torch is a CPU build", "pytorch.org"),
         ({"cuda": {"driver": "13.0", "torch": "13.0"}}, "warning", "sees no device", "nvidia-smi"),

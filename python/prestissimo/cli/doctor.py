@@ -89,10 +89,12 @@ def _version(name: str) -> str | None:
 
 def _kernels() -> dict[str, Any]:
     """The compiled module: what it was built with, which instruction sets it carries, which one runs."""
+    from prestissimo import ops  # which sets the instruction set that PRESTISSIMO_ISA asks for
+
     try:
         from prestissimo import _core
     except ImportError as error:
-        return {"compiled": False, "reason": str(error)}
+        return {"compiled": ops.compiled(), "reason": str(error)}
     return {
         "compiled": True,
         "build": _core.build_info(),
@@ -135,7 +137,7 @@ def _cpu(kernels: dict[str, Any]) -> dict[str, Any]:
         "isa_used": kernels.get("isa"),
         "environment": {
             name: os.environ[name]
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND")
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "PRESTISSIMO_ISA")
             if name in os.environ
         },
     }
@@ -250,7 +252,7 @@ def advise(found: dict[str, Any]) -> list[dict[str, str]]:
         say(
             "note",
             f"kernels run {kernels['isa']} of {kernels['supported_isas']}",
-            "let prestissimo._core choose: set_isa was called",
+            "unset PRESTISSIMO_ISA",
         )
     if cpu.get("torch_threads", cpu["usable_cores"]) < cpu["usable_cores"]:
         say(
