@@ -34,9 +34,9 @@
 #define __launch_bounds__(...)
 #define __shared__ static_assert(false, "shared memory is declared by SHARED_ARRAY: it must be poisoned and tracked");
 
-#define SHARED_ARRAY(T, name, n) \
-  alignas(128) static T name[n]; \
-  static ::emulator::SharedArray name##_registered(name, sizeof(name))
+#define SHARED_ARRAY(T, name, n)                                        \
+  static const ::emulator::SharedArray name##_storage(sizeof(T) * (n)); \
+  T(&name)[n] = *static_cast<T(*)[n]>(name##_storage.data())
 #define DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::emulator::dynamic_shared())
 
 #define threadIdx (::emulator::block().current->index)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory.h"
 
+#include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "block.h"
 #include "races.h"
@@ -14,13 +16,58 @@
 namespace emulator {
 namespace {
 
-constexpr size_t kGuard = 4096;
+constexpr size_t kGuard = 4096, kAlign = 256;
 constexpr unsigned char kGuardByte = 0xA5;
 constexpr unsigned char kNan = 0xff;  // repeated: a NaN in float32, bfloat16 and float16
 
-struct Allocation {
-  std::unique_ptr<char[]> storage;
-  char *zone_begin, *zone_end;
+// An array of its own storage, kGuard bytes of known content on either side.
+class Zoned {
+ public:
+  Zoned(size_t bytes, size_t misalign) : bytes_(bytes) {
+    const size_t total = kGuard + kAlign + misalign + bytes + kGuard;
+    storage_ = std::make_unique<char[]>(total);
+    std::memset(storage_.get(), kGuardByte, total);
+    const auto base = reinterpret_cast<uintptr_t>(storage_.get()) + kGuard;
+    begin_ = reinterpret_cast<char*>((base + kAlign - 1) / kAlign * kAlign) + misalign;
+    std::memset(begin_, kNan, bytes);
+#if defined(__SANITIZE_ADDRESS__)
+    // Of a granule of 8 bytes only the end can be closed: an array that begins inside one has up to 7 open bytes before
+    // it.
+    ASAN_POISON_MEMORY_REGION(begin_ - kGuard, kGuard);
+    ASAN_POISON_MEMORY_REGION(begin_ + bytes, kGuard);
+#endif
+  }
+  ~Zoned() {
+#if defined(__SANITIZE_ADDRESS__)
+    if (storage_) ASAN_UNPOISON_MEMORY_REGION(begin_ - kGuard, bytes_ + 2 * kGuard);
+#endif
+  }
+  Zoned(Zoned&&) = default;
+  Zoned& operator=(Zoned&&) = delete;
+
+  char* begin() const { return begin_; }
+  bool guards(const char* p) const { return p >= begin_ - kGuard && p < begin_ + bytes_ + kGuard; }
+
+  // Says what was written into the guard zones, and makes them whole again.
+  void report_damage([[maybe_unused]] const char* what) {
+#if !defined(__SANITIZE_ADDRESS__)
+    const std::string array = " a " + std::to_string(bytes_) + "-byte " + what + " array";
+    if (damaged(begin_ - kGuard)) found("out of bounds: something was written before" + array);
+    if (damaged(begin_ + bytes_)) found("out of bounds: something was written past" + array);
+#endif
+  }
+
+ private:
+  static bool damaged(char* zone) {
+    const bool whole =
+        std::all_of(zone, zone + kGuard, [](char c) { return static_cast<unsigned char>(c) == kGuardByte; });
+    if (!whole) std::memset(zone, kGuardByte, kGuard);
+    return !whole;
+  }
+
+  std::unique_ptr<char[]> storage_;
+  char* begin_;
+  size_t bytes_;
 };
 
 struct Copy {
@@ -31,9 +78,8 @@ struct Copy {
 using Group = std::vector<Copy>;
 
 std::vector<Region> shared, global;
-std::vector<Allocation> allocations;  // one for each entry of `global`
-std::vector<char> dynamic;
-bool dynamic_known = false;
+std::vector<Zoned> shared_storage, global_storage;
+std::unique_ptr<Zoned> dynamic;
 std::vector<std::vector<Group>> copies;  // by thread: committed groups, then the open one
 
 void fill_with_nan(const Region& r) {
@@ -57,73 +103,43 @@ void complete(Group& group) {
 
 }  // namespace
 
-SharedArray::SharedArray(void* array, size_t bytes) {
-  shared.push_back({static_cast<char*>(array), bytes, true, false});
-  fill_with_nan(shared.back());
+SharedArray::SharedArray(size_t bytes) {
+  const OutsideKernel quiet;
+  shared_storage.emplace_back(bytes, 0);
+  data_ = shared_storage.back().begin();
+  shared.push_back({static_cast<char*>(data_), bytes, true, false});
   races::begin_region(shared.back());
 }
 
-void* dynamic_shared() {
-  if (!dynamic_known) {
-    dynamic_known = true;
-    shared.push_back({dynamic.data(), dynamic.size(), true, false});
-    races::begin_region(shared.back());
-  }
-  return dynamic.data();
-}
+void* dynamic_shared() { return dynamic->begin(); }
 
 const std::vector<Region>& shared_regions() { return shared; }
 const std::vector<Region>& global_regions() { return global; }
 
 char* allocate_global(size_t bytes, size_t misalign, const void* contents) {
-  constexpr size_t kAlign = 256;
-  Allocation a;
-#if defined(__SANITIZE_ADDRESS__)
-  const size_t after = 0;  // AddressSanitizer's own red zone begins at the last byte
-#else
-  const size_t after = kGuard;
-#endif
-  const size_t total = kGuard + kAlign + misalign + bytes + after;
-  a.storage = std::make_unique<char[]>(total);
-  const auto base = reinterpret_cast<uintptr_t>(a.storage.get()) + kGuard;
-  char* begin = reinterpret_cast<char*>((base + kAlign - 1) / kAlign * kAlign) + misalign;
-  a.zone_begin = begin - kGuard;
-  a.zone_end = begin + bytes + after;
-  std::memset(a.storage.get(), kGuardByte, total);
-  if (contents)
-    std::memcpy(begin, contents, bytes);
-  else
-    std::memset(begin, kNan, bytes);
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_POISON_MEMORY_REGION(a.storage.get(), begin - a.storage.get());
-  ASAN_POISON_MEMORY_REGION(begin + bytes, a.storage.get() + total - (begin + bytes));
-#endif
+  global_storage.emplace_back(bytes, misalign);
+  char* begin = global_storage.back().begin();
+  if (contents) std::memcpy(begin, contents, bytes);
   global.push_back({begin, bytes, false, contents != nullptr});
-  allocations.push_back(std::move(a));
   return begin;
 }
 
 void free_globals() {
-#if defined(__SANITIZE_ADDRESS__)
-  for (size_t i = 0; i < global.size(); ++i)
-    ASAN_UNPOISON_MEMORY_REGION(allocations[i].zone_begin, allocations[i].zone_end - allocations[i].zone_begin);
-#endif
   global.clear();
-  allocations.clear();
+  global_storage.clear();
   races::forget();
 }
 
-const Region* guarded_by(const void* p) {
-  const char* c = static_cast<const char*>(p);
-  for (size_t i = 0; i < global.size(); ++i)
-    if (c >= allocations[i].zone_begin && c < allocations[i].zone_end) return &global[i];
-  return nullptr;
+bool in_guard_zone(const void* p) {
+  const auto guards = [c = static_cast<const char*>(p)](const Zoned& z) { return z.guards(c); };
+  return std::any_of(global_storage.begin(), global_storage.end(), guards) ||
+         std::any_of(shared_storage.begin(), shared_storage.end(), guards) || (dynamic && guards(*dynamic));
 }
 
 void begin_launch_memory(size_t dynamic_shared_bytes) {
-  std::erase_if(shared, [](const Region& r) { return dynamic_known && r.begin == dynamic.data(); });
-  dynamic_known = false;
-  dynamic.assign(dynamic_shared_bytes, static_cast<char>(kNan));
+  if (dynamic) std::erase_if(shared, [](const Region& r) { return r.begin == dynamic->begin(); });
+  dynamic = std::make_unique<Zoned>(dynamic_shared_bytes, 0);
+  shared.push_back({dynamic->begin(), dynamic_shared_bytes, true, false});
 }
 
 void begin_block_memory(int threads) {
@@ -132,20 +148,9 @@ void begin_block_memory(int threads) {
 }
 
 void end_launch_memory() {
-#if !defined(__SANITIZE_ADDRESS__)
-  for (size_t i = 0; i < global.size(); ++i) {
-    const Region& r = global[i];
-    const auto damaged = [](const char* p, const char* end) {
-      for (; p < end; ++p)
-        if (static_cast<unsigned char>(*p) != kGuardByte) return true;
-      return false;
-    };
-    if (damaged(allocations[i].zone_begin, r.begin))
-      found("out of bounds: something was written before global buffer " + std::to_string(i));
-    if (damaged(r.begin + r.bytes, allocations[i].zone_end))
-      found("out of bounds: something was written past global buffer " + std::to_string(i));
-  }
-#endif
+  for (Zoned& z : global_storage) z.report_damage("global");
+  for (Zoned& z : shared_storage) z.report_damage("shared");
+  if (dynamic) dynamic->report_damage("dynamic shared");
 }
 
 void cp_async_issue(void* destination, const void* source, int bytes, int valid_bytes) {

@@ -16,10 +16,15 @@ struct Region {
   bool filled = false;  // the host gave it contents: reading it before any store is fine
 };
 
-// The first thread that meets a SHARED_ARRAY registers it.
+// Shared memory of one declaration, between guard zones of its own; the first thread that meets a SHARED_ARRAY makes
+// it.
 class SharedArray {
  public:
-  SharedArray(void* array, size_t bytes);
+  explicit SharedArray(size_t bytes);
+  void* data() const { return data_; }
+
+ private:
+  void* data_;
 };
 void* dynamic_shared();
 const std::vector<Region>& shared_regions();
@@ -28,8 +33,7 @@ const std::vector<Region>& shared_regions();
 char* allocate_global(size_t bytes, size_t misalign, const void* contents);
 void free_globals();
 const std::vector<Region>& global_regions();
-// Nearest buffer whose guard zones contain p, or null.
-const Region* guarded_by(const void* p);
+bool in_guard_zone(const void* p);
 
 void begin_launch_memory(size_t dynamic_shared_bytes);
 void begin_block_memory(int threads);

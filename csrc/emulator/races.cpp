@@ -197,7 +197,7 @@ void note(const void* p, size_t bytes, Access access) {
   const Now me = now();
   Shadow* s = shadow_of(address);
   if (!s) {
-    if (guarded_by(p)) found("out of bounds: access next to a global buffer");
+    if (in_guard_zone(p)) found("out of bounds: access next to an array");
     return;
   }
   for (size_t k = 0; k < bytes; ++k) {

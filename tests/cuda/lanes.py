@@ -92,9 +92,11 @@ def _digest(paths: Sequence[Path]) -> str:
     return h.hexdigest()[:32]
 
 
-def unit_names(op: str) -> list[str]:
-    """One op in one lane: ptx-80, ..., host-plain, ..."""
-    return [f"{op}/ptx-{t}" for t in TARGETS] + [f"{op}/host-{m}" for m in MODES]
+PLANTED = "planted-bugs"
+UNITS = [
+    f"{s}/{lane}" for s in SETS for lane in (*(f"ptx-{t}" for t in TARGETS), *(f"host-{m}" for m in MODES))
+]
+UNITS.append(PLANTED)
 
 
 class Record:
@@ -103,11 +105,14 @@ class Record:
     def __init__(self, builds: Builds) -> None:
         self.builds = builds
         self.verified: dict[str, str] = json.loads(VERIFIED.read_text()) if VERIFIED.exists() else {}
-        self._harness = _digest([*HERE.glob("*.py"), *(HERE / "ptx").glob("*.py")])
         self._current: dict[str, str] = {}
 
     def fingerprint(self, unit: str) -> str:
         """What is verified (the PTX, or the host lane's sources) and by what (the cases and the interpreter)."""
+        if unit == PLANTED:
+            kernels = [*(CSRC / "cuda").iterdir(), *HERE.glob("*.cuh")]
+            harness = [*HERE.glob("*.py"), *(HERE / "ptx").glob("*.py"), *(CSRC / "emulator").iterdir()]
+            self._current[unit] = _digest([*kernels, *harness])
         if unit not in self._current:
             op, lane = unit.split("/")
             kind, which = lane.split("-")
@@ -124,9 +129,8 @@ class Record:
         """Why a unit need not run today, or None."""
         if lanes == "all" or self.verified.get(unit) != self.fingerprint(unit):
             return None
-        units = [u for op in SETS for u in unit_names(op)]
         today = int(time.time() // 86400)
-        if (units.index(unit) + today) % ROTATION == 0:
+        if (UNITS.index(unit) + today) % ROTATION == 0:
             return None
         return "verified as it is (tests/cuda/verified.json); --cuda-lanes=all runs it"
 

@@ -87,6 +87,10 @@ def _warp(case: Case, device: Device) -> Outcome:
     return Outcome(findings, [f"result {c} of warp operations differs" for c in columns])
 
 
+def _agrees(x: int, mask: int) -> Callable[[int], bool]:
+    return lambda y: y & mask == x & mask
+
+
 def _warp_reference(v: np.ndarray) -> np.ndarray:
     """The 16 results of every lane of one warp, lane by lane."""
     values = [int(x) for x in v]
@@ -102,7 +106,7 @@ def _warp_reference(v: np.ndarray) -> np.ndarray:
         result = [
             bits(lambda y: y > 0, every),
             int(any(y > 90 for y in values)) | int(all(y > -90 for y in values)) << 1,
-            bits(lambda y, x=x: y & 3 == x & 3, every),
+            bits(_agrees(x, 3), every),
             sum(values),
             min(values),
             max(values),
@@ -114,7 +118,7 @@ def _warp_reference(v: np.ndarray) -> np.ndarray:
             bits((lambda y: y > 0) if lower else (lambda y: y < 0), group),
             sum(values[:20]) if lower else max(values[20:]),
             values[19 - lane] if lower else values[51 - lane],
-            bits(lambda y, x=x, m=1 if lower else 7: y & m == x & m, group),
+            bits(_agrees(x, 1 if lower else 7), group),
         ]
         u = x & 0xFFFFFFFF
         leading, lowest = 32 - u.bit_length(), (u & -u).bit_length()

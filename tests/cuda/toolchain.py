@@ -124,13 +124,13 @@ def _cached(path: Path, make: list[str | Path]) -> Path:
 # ---- PTX and cubins ----------------------------------------------------------------------------------------
 
 
-def ptx(source: Path, target: int, defines: Sequence[str] = ()) -> str:
+def ptx(source: Path, target: int, csrc: Path = CSRC) -> str:
     """The PTX of one .cu or .cuh for compute_<target>."""
     nvcc = find("nvcc")
     assert nvcc
-    words = [*NVCC_FLAGS, f"-arch=compute_{target}", *(f"-D{d}" for d in defines)]
+    words = [*NVCC_FLAGS, f"-arch=compute_{target}"]
     path = CACHE / "ptx" / f"{source.stem}-{target}-{_key([source], version(nvcc), *words)}.ptx"
-    make: list[str | Path] = [nvcc, *words, "-I", CSRC, "-x", "cu", "-ptx", source, "-o", "OUT"]
+    make: list[str | Path] = [nvcc, *words, "-I", csrc, "-x", "cu", "-ptx", source, "-o", "OUT"]
     return _cached(path, make).read_text()
 
 
@@ -181,22 +181,23 @@ _WARNINGS = (
 )
 
 
-def worker(mode: str, kernels: Sequence[Path]) -> Path:
+def worker(mode: str, kernels: Sequence[Path], csrc: Path = CSRC, optimise: bool = True) -> Path:
     """The host-lane executable for kernel files (.cuh), each with its <NAME>_KERNELS and <NAME>_PLANS."""
     gxx, include = find("g++") or "g++", cuda_include() or ""
     common, of_kernels = _MODES[mode]
-    base: list[str | Path] = [gxx, "-std=c++20", "-g", *common, "-I", CSRC, "-isystem", include, *_WARNINGS]
+    base: list[str | Path] = [gxx, "-std=c++20", "-g", *common, "-isystem", include, *_WARNINGS]
     sources = [CSRC / "emulator" / f"{n}.cpp" for n in (*_EMULATOR, *(["races"] if mode == "race" else []))]
     jobs: list[tuple[Path, list[str | Path]]] = []
     for source in [*sources, CSRC / "array.cpp"]:
         key = _key([source], version(gxx), *map(str, base))
         out = CACHE / "host" / f"{mode}-{source.stem}-{key}.o"
-        jobs.append((out, [*base, "-c", source, "-o", "OUT"]))
+        jobs.append((out, [*base, "-I", CSRC, "-c", source, "-o", "OUT"]))
     for cuh in kernels:
         unit = _registration(cuh)
-        key = _key([unit, cuh], version(gxx), *map(str, base), *of_kernels)
+        flags: list[str | Path] = [*of_kernels, *([] if optimise else ["-O0"]), "-I", csrc]
+        key = _key([unit, cuh], version(gxx), *map(str, base), *map(str, flags))
         out = CACHE / "host" / f"{mode}-{cuh.stem}-{key}.o"
-        jobs.append((out, [*base, *of_kernels, "-I", cuh.parent, "-c", unit, "-o", "OUT"]))
+        jobs.append((out, [*base, *flags, "-c", unit, "-o", "OUT"]))
     with ThreadPoolExecutor(JOBS) as pool:
         objects = list(pool.map(lambda job: _cached(*job), jobs))
     name = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:24]

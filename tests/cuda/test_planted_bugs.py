@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every lane that the table names catches its bug, and no bug escapes all lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from . import planted
+from .devices import HostDevice
+from .lanes import PLANTED
+from .planted import BUGS, Bug
+
+CAUGHT = [pytest.param(bug, lane, id=f"{bug.name}-{lane}") for bug in BUGS for lane in bug.caught_by]
+
+
+@pytest.mark.usefixtures("need_ptx")
+@pytest.mark.parametrize(("bug", "lane"), CAUGHT)
+def test_caught(bug: Bug, lane: str, planner: HostDevice, unless_verified: Callable[[str], None]) -> None:
+    unless_verified(PLANTED)
+    outcome = planted.run(bug, lane, planner)
+    assert not outcome.clean, f"{lane} missed: {bug.name}"
+
+
+def test_no_bug_escapes() -> None:
+    """Each bug is caught by a checker of the PTX that ships or, where PTX has no such fault, by the host lane."""
+    for bug in BUGS:
+        assert bug.caught_by, bug.name
+        kinds = {lane.partition("-")[0] for lane in bug.caught_by}
+        assert "ptx" in kinds or bug.note.startswith("ptx:"), bug.name
+
+
+@pytest.mark.usefixtures("need_ptx")
+@pytest.mark.parametrize("lane", ["plain", "ptx"])
+def test_the_copy_without_a_bug_is_clean(lane: str, planner: HostDevice) -> None:
+    """What the bugs' tests rest on: it is the edit that is noticed, not the copying."""
+    harmless = Bug(
+        "none", "cuda/reduce.cuh", "  __syncthreads();\n", "  __syncthreads();\n\n", BUGS[0].case, ()
+    )
+    assert planted.run(harmless, lane, planner).clean
