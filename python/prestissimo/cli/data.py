@@ -29,7 +29,7 @@ _Debs = Annotated[
     Path | None, typer.Option("--deb-dir", help="Folder of downloaded packages.", show_default="OUT/deb")
 ]
 _Download = Annotated[bool, typer.Option(help="Fetch missing packages with apt-get download.")]
-_Pieces = Annotated[int | None, typer.Option(help="Pieces of our own to render.", show_default="300")]
+_Pieces = Annotated[int | None, typer.Option(help="Pieces of our own to render.", show_default="268")]
 
 
 def _names(packages: list[str] | None) -> list[str]:
