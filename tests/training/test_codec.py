@@ -13,6 +13,7 @@ from prestissimo.nn.codec import MelCodec, MelCodecConfig
 from prestissimo.nn.magnitudes import MagNetConfig
 from prestissimo.nn.stft import MelConfig
 from prestissimo.training.codec import CodecTrainingConfig, MagNetBatches, fit_codec, fit_gain, train_codec
+from prestissimo.training.configuration import bundled_configuration
 from prestissimo.training.loop import LoopConfig
 from prestissimo.training.pca import encode_store, fit_pca, patch_statistics, read_latents
 
@@ -170,14 +171,16 @@ def test_gains_restore_the_energy(config: CodecTrainingConfig) -> None:
 
 
 def test_configuration_from_toml(tmp_path: Path) -> None:
-    bundled = Path(__file__).parents[2] / "python/prestissimo/training/codec.toml"
+    bundled = bundled_configuration("codec")
     config = CodecTrainingConfig.read(bundled)
     assert config.codec.hop == 4096
     assert config.loop.steps > 1000
-    text = bundled.read_text().replace('data = "build"', "")
+    text = bundled.read_text().replace('data = "data"', "")
     (tmp_path / "a.toml").write_text(text)
-    with pytest.raises(TypeError, match="data is missing"):
+    with pytest.raises(ValueError, match=r"a\.toml must have 'data'"):
         CodecTrainingConfig.read(tmp_path / "a.toml")
+    given = CodecTrainingConfig.read(tmp_path / "a.toml", data=tmp_path, steps=3)
+    assert (given.data, given.loop.steps, given.loop.warmup) == (tmp_path, 3, 100)
     with pytest.raises(ValueError, match="frames must be a multiple of 8"):
         replace(config, frames=12)
     with pytest.raises(ValueError, match="latent_noise"):

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import logging
-import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ import torch
 from torch import Tensor
 
 from prestissimo.data import FeatureStore, StoredTrack
-from prestissimo.models.checkpoint import load_checkpoint, save_checkpoint
+from prestissimo.models.checkpoint import load_checkpoint, load_into, read_config, save_checkpoint
+from prestissimo.models.schema import from_json
 from prestissimo.nn.codec import MelCodec, MelCodecConfig
 from prestissimo.nn.magnitudes import MagNet
 from prestissimo.nn.stft import mel_centres, mel_of, mid_side, stft
+from prestissimo.training.configuration import read_toml
 from prestissimo.training.loop import LoopConfig, train
 from prestissimo.training.pca import encode_store, fit_pca, patch_statistics
 
@@ -62,38 +63,33 @@ class CodecTrainingConfig:
             raise ValueError(f"latent_noise must not be negative, got {self.latent_noise}")
 
     @classmethod
-    def read(cls, path: Path | str) -> CodecTrainingConfig:
+    def read(cls, path: Path | str, **given: Any) -> CodecTrainingConfig:
         """Read a TOML file: fields of this class, tables `codec` (with `mel`, `magnet`) and `loop`.
 
-        Relative folders count from the working directory. Raises TypeError for unknown names.
+        `given`: see `read_toml`. Relative folders count from the working directory. Raises OSError, or ValueError
+        naming the entry that is missing, unknown, of another type or wrong.
         """
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
-        values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        values["codec"] = MelCodecConfig.from_dict(values.get("codec", {}))
-        loop = values.get("loop", {})
-        options: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in loop.items()}
-        values["loop"] = LoopConfig(**options)
+        values = read_toml(path, **given)
         for name in ("data", "output"):
-            if name not in values:
-                raise TypeError(f"{path}: {name} is missing")
-            values[name] = Path(values[name]).expanduser()
-        if "gain_db" in values:
-            low, high = values["gain_db"]
-            values["gain_db"] = (float(low), float(high))
-        return cls(**values)
+            if isinstance(values.get(name), str):
+                values[name] = Path(values[name]).expanduser()
+        return from_json(cls, values, str(path))
 
 
-def fit_codec(config: CodecTrainingConfig, store: FeatureStore) -> MelCodec:
+def fit_codec(config: CodecTrainingConfig, store: FeatureStore, init: Path | None = None) -> MelCodec:
     """A codec with the components of output/components.safetensors, fitted first where that is absent.
 
     Components are fitted on the training tracks only and never changed afterwards: latents stand on them.
+    init: a codec.safetensors whose components and networks are taken where there are no components yet.
     """
     path = config.output / "components.safetensors"
     codec = MelCodec(config.codec)
-    if not path.exists():
+    if not path.exists() and init is not None:
+        load_into(codec, init)
+        config.output.mkdir(parents=True, exist_ok=True)
+        buffers = {name: getattr(codec, name) for name in ("mean", "components", "scale")}
+        save_checkpoint(path, buffers, config.codec.to_dict() | {"init": init.name})
+    elif not path.exists():
         statistics = patch_statistics((store.log_mel(t) for t in store.select("train")), config.codec)
         buffers = fit_pca(statistics, config.codec, config.whitening)
         config.output.mkdir(parents=True, exist_ok=True)
@@ -182,6 +178,13 @@ def fit_gain(codec: MelCodec, batches: MagNetBatches, count: int = 24, bands: in
     return codec.gain
 
 
+def load_codec(path: Path) -> MelCodec:
+    """The codec of a file that `save_codec` wrote. Raises FileNotFoundError, or ValueError naming the file."""
+    codec = MelCodec(from_json(MelCodecConfig, read_config(path), f"{path}: the configuration"))
+    load_into(codec, path)
+    return codec.eval().requires_grad_(False)
+
+
 def save_codec(codec: MelCodec, path: Path) -> str:
     """Write a codec as it ships, and return its SHA-256: MagNet's matrices int8, components float16."""
     state = codec.state_dict()
@@ -193,15 +196,18 @@ def save_codec(codec: MelCodec, path: Path) -> str:
     return save_checkpoint(path, state, codec.config.to_dict(), int8=axis)
 
 
-def train_codec(config: CodecTrainingConfig) -> MelCodec:
+def train_codec(
+    config: CodecTrainingConfig, init: Path | None = None, show_progress: bool = True
+) -> MelCodec:
     """Fit, encode, train, correct and write output/codec.safetensors; a killed run goes on where it was.
 
     Also leaves output/components.safetensors, and latents.f16 with latents_index.json in the data folder.
+    init: a codec.safetensors to start from, which keeps its latents.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     store = FeatureStore(config.data)
-    codec = fit_codec(config, store)
+    codec = fit_codec(config, store, init)
     encode_store(codec, store, config.data)
     batches = MagNetBatches(store, store.select("train"), codec, config)
     plain = replace(config, latent_noise=0.0, gain_db=(0.0, 0.0))
@@ -216,8 +222,12 @@ def train_codec(config: CodecTrainingConfig) -> MelCodec:
         losses = [float(magnet_loss(net, *held_out.batch(step), config)) for step in range(4)]
         return {"loss": sum(losses) / len(losses)}
 
-    description = {"codec": config.codec.to_dict(), "whitening": config.whitening}
-    average = train(codec.magnet, loss_of, config.loop, config.output, validate, description)
+    values = asdict(config)
+    description = {name: v for name, v in values.items() if name not in ("data", "output", "threads")}
+    for name in ("phase_rounds", "texture"):  # of decoding, not of training
+        del description["codec"][name]
+    description["data"] = {"tracks": len(batches.tracks), "samples": sum(t.samples for t in batches.tracks)}
+    average = train(codec.magnet, loss_of, config.loop, config.output, validate, description, show_progress)
     codec.magnet.load_state_dict(average.model.state_dict())
     fit_gain(codec, MagNetBatches(store, store.select("train"), codec, plain))
     digest = save_codec(codec, config.output / "codec.safetensors")

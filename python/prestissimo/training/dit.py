@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prestissimo.models.schema import from_json
 from prestissimo.nn import DiT, DiTConfig, TextEncoder
 from prestissimo.sampling import draw_sigma, edm_loss
 
@@ -36,16 +37,16 @@ class DiTTraining:
     sigma_data: float = 0.5
     bfloat16: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_text <= 1:
+            raise ValueError(f"drop_text must be in [0, 1], got {self.drop_text}")
+        if not (self.p_std > 0 and self.sigma_data > 0):
+            raise ValueError(f"p_std and sigma_data must be positive, got {self.p_std} and {self.sigma_data}")
+
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DiTTraining:
-        """From the tables of a TOML file; unknown names raise TypeError."""
-        rest = {k: v for k, v in values.items() if k not in ("model", "loop", "lengths")}
-
-        def table(name: str) -> dict[str, Any]:
-            return {k: tuple(v) if isinstance(v, list) else v for k, v in values.get(name, {}).items()}
-
-        model = {"latent_channels": 128, **table("model")}
-        return cls(DiTConfig(**model), LoopConfig(**table("loop")), Lengths(**table("lengths")), **rest)
+    def from_dict(cls, values: dict[str, Any], where: str = "training") -> DiTTraining:
+        """Of what a TOML file holds. Raises ValueError naming the entry that is unknown, of another type or wrong."""
+        return from_json(cls, values, where)
 
 
 def _network(model: DiT, batch: Batch, text: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -65,18 +66,28 @@ def train_dit(
     folder: Path,
     scale: Tensor | None = None,
     init: dict[str, Tensor] | None = None,
+    show_progress: bool = True,
 ) -> Ema:
     """Train, resuming from `folder`; returns the averaged model.
 
     latents: a folder that `training.pca.encode_store` wrote; scale: the codec's factor per channel where it differs
-    from the one the latents were written with; init: weights to start from (their optimizer is warmed up anew).
+    from the one the latents were written with; init: weights to start from, whose optimizer is warmed up anew by the
+    first steps of this run. Raises ValueError for sizes that do not fit each other, or what `train` raises.
     """
     torch.manual_seed(config.loop.seed)
+    if text_encoder.config.width != config.model.text_dim:
+        raise ValueError(
+            f"model.text_dim must be {text_encoder.config.width}, the width of the text encoder, "
+            f"got {config.model.text_dim}"
+        )
     model = DiT(config.model)
     if init is not None:
         model.load_state_dict(init)
     data = LatentWindows(latents, captions, "train", scale, config.loop.seed)
     held_out = LatentWindows(latents, captions, "heldout", scale, config.loop.seed)
+    channels = data.latents.shape[1]
+    if channels != config.model.latent_channels:
+        raise ValueError(f"model.latent_channels must be {channels}, got {config.model.latent_channels}")
     validation = held_out.fixed(48, 64)
     text_encoder.eval().requires_grad_(False)
 
@@ -118,4 +129,6 @@ def train_dit(
             total, weight = total + w * loss, weight + w
         return {"mean": total / weight, **losses}
 
-    return train(model, loss_of, config.loop, folder, validate, {"config": asdict(config)}, init is not None)
+    facts = {"tracks": len(data.ids), "frames": int(data.frames.sum())}
+    description = {"config": asdict(config), "data": facts}
+    return train(model, loss_of, config.loop, folder, validate, description, show_progress)

@@ -24,9 +24,9 @@ from prestissimo.nn import DiT, DiTConfig
 
 from .state import read_average
 
-__all__ = ["export_dit"]
+__all__ = ["BUNDLED", "export_dit"]
 
-_BUNDLED = Path(prestissimo.models.__file__).parent / "weights" / "mini"
+BUNDLED = Path(prestissimo.models.__file__).parent / "weights" / "mini"
 _OTHER_PARTS = ("text.safetensors", "tokenizer.json", "codec.safetensors")
 
 
@@ -35,6 +35,7 @@ def export_dit(
     folder: Path | str,
     *,
     base: Path | str | None = None,
+    codec: Path | str | None = None,
     name: str | None = None,
     sampling: SamplingConfig | None = None,
     int8: bool = True,
@@ -43,8 +44,9 @@ def export_dit(
 
     state: state.safetensors of `train_dit`, or its folder; a run that goes on meanwhile is not disturbed. What else a
     model needs (text encoder, tokenizer, codec) is copied from `base`, by default the bundled "mini", where `folder`
-    lacks it. name: the folder's by default; sampling: that of the folder's config.json where there is one, else the
-    defaults; its sigma_data is the run's. int8: matrices with one scale per row (float32 otherwise).
+    lacks it; codec: a codec.safetensors that goes in whatever is there. name: the folder's by default; sampling: that
+    of the folder's config.json where there is one, else the defaults; its sigma_data is the run's. int8: matrices
+    with one scale per row (float32 otherwise).
     Raises FileNotFoundError, or ValueError that names the file that is wrong.
     """
     state, folder = Path(state), Path(folder)
@@ -62,15 +64,21 @@ def export_dit(
     except RuntimeError as error:
         raise ValueError(f"{state} does not fit its own configuration: {error}") from error
 
-    source = _BUNDLED if base is None else Path(base)
+    source = BUNDLED if base is None else Path(base)
     folder.mkdir(parents=True, exist_ok=True)
     for part in _OTHER_PARTS:
         if not (folder / part).exists() and (source / part).is_file():
-            with atomic_path(folder / part, overwrite=False) as partial:
-                shutil.copyfile(source / part, partial)
+            _copy(source / part, folder / part)
+    if codec is not None and Path(codec).resolve() != (folder / "codec.safetensors").resolve():
+        _copy(Path(codec), folder / "codec.safetensors")
     if sampling is None:
         known = (folder / "config.json").is_file()
         sampling = read_model_config(folder).sampling if known else SamplingConfig()
     sampling = replace(sampling, sigma_data=float(run.get("sigma_data", sampling.sigma_data)))
     save_checkpoint(folder / "dit.safetensors", dit, asdict(config), int8=int8)
     return assemble_model(folder, name or folder.resolve().name, sampling)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as partial:
+        shutil.copyfile(source, partial)

@@ -124,7 +124,12 @@ class LatentWindows:
         return self.latents[at : at + frames].float().T
 
     def batch(self, step: int, lengths: Lengths) -> Batch:
-        """The batch of optimizer step `step`."""
+        """The batch of optimizer step `step`. Raises ValueError for a length that no track has."""
+        if max(lengths.frames) > self.frames.max():
+            longest = int(self.frames.max())
+            raise ValueError(
+                f"lengths.frames must be at most {longest}, the longest track, got {lengths.frames}"
+            )
         rng = np.random.default_rng((self.seed, step))
         size, frames = lengths.draw(rng)
         latents: list[Tensor] = []

@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prestissimo.atomic import write_bytes
+
 from .ema import Ema
-from .state import load_state, save_state
+from .state import check_same_run, load_state, read_progress, save_state
 
 log = logging.getLogger("prestissimo")
 
@@ -45,38 +51,86 @@ class LoopConfig:
             raise ValueError(f"steps, warmup, decay and learning_rate must be sensible, got {self}")
 
 
-def learning_rate(config: LoopConfig, step: int, since_resume: int | None = None) -> float:
+def learning_rate(config: LoopConfig, step: int) -> float:
     """The rate of optimizer step `step` (from 0): warm-up, plateau, linear decay.
 
-    `since_resume` warms up again, over up to 200 steps, a run that lost its optimizer's moments.
+    >>> config = LoopConfig(steps=100, learning_rate=1.0, warmup=10, decay=0.5)
+    >>> [round(learning_rate(config, step), 3) for step in (0, 9, 50, 75, 100)]
+    [0.1, 1.0, 1.0, 0.55, 0.1]
     """
     ramp = min(1.0, (step + 1) / max(config.warmup, 1))
-    if since_resume is not None:
-        ramp = min(ramp, (since_resume + 1) / min(200, max(config.warmup, 1)))
     decay_steps = max(1, round(config.steps * config.decay))
     left = (config.steps - step) / decay_steps
     return config.learning_rate * ramp * (0.1 + 0.9 * min(1.0, max(left, 0.0)))
 
 
 class Logs:
-    """Scalars as JSON lines and, where tensorboard is installed, as its events."""
+    """Scalars as JSON lines and, where tensorboard is installed, as its events.
 
-    def __init__(self, folder: Path) -> None:
+    What an interrupted run logged after `step`, its last checkpoint, is dropped: those steps come again.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "log.jsonl"
+        if self._path.exists():
+            self._rewind(step)
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board: Any = SummaryWriter(str(folder))
+            self._board: Any = SummaryWriter(str(folder), purge_step=step + 1)
         except ImportError:
             self._board = None
 
+    def _rewind(self, step: int) -> None:
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if len(kept) < len(lines):
+            write_bytes(self._path, "".join(kept).encode(), overwrite=True)
+
     def write(self, step: int, **scalars: float) -> None:
+        """Append one line."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard's events."""
+        if self._board is not None:
+            self._board.close()
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[list[int]]:
+    """Within the block Ctrl-C and SIGTERM are only noted in the list, a second one acts at once; afterwards the
+    first acts as it would have. Where they are ignored, as in a job in the background, they stay so."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            restore()
+            signal.raise_signal(number)
+        noted.append(number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in both.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
+    if noted:
+        signal.raise_signal(noted[0])
 
 
 def train(
@@ -86,14 +140,16 @@ def train(
     folder: Path,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     description: dict[str, Any] | None = None,
-    init_weights: bool = False,
+    show_progress: bool = True,
 ) -> Ema:
     """Minimise `loss_of(step)`, a scalar that depends on `model` and on nothing random but (seed, step).
 
-    Goes on from folder/state.safetensors where it exists: the loss curve is then that of a run never stopped.
-    `description` is kept in the checkpoint. `init_weights`: the weights of `model` come from elsewhere, so only the
-    optimizer is warmed up. Returns the moving average.
+    Goes on from folder/state.safetensors where it exists: the loss curve is then that of a run never stopped, bit for
+    bit on the same machine and threads. Ctrl-C and SIGTERM save first. Returns the moving average.
+    `description`, any JSON, is kept in the checkpoint. A folder whose description differs raises ValueError, except
+    for the options of this loop and what the description calls "data", which a run may change on the way.
     """
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,23 +160,26 @@ def train(
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
     ema = Ema(model, config.ema)
-    step, hours, rewarm = 0, 0.0, 0 if init_weights else None
+    step, hours, mean_loss = 0, 0.0, math.nan
     if path.exists():
+        check_same_run(path, read_progress(path), description or {})
         progress = load_state(path, model, ema, optimizer)
-        step, hours, rewarm = progress["step"], progress["hours"], None
+        step, hours, mean_loss = progress["step"], progress["hours"], progress.get("loss", math.nan)
         log.info("resuming %s at step %d after %.2f h", path, step, hours)
-    logs, mean_loss, first = Logs(folder), math.nan, step
+    logs, first = Logs(folder, step), step
     started = saved = time.monotonic()
 
     def save() -> None:
         elapsed = hours + (time.monotonic() - started) / 3600
-        save_state(path, model, ema, optimizer, {"step": step, "hours": elapsed, **(description or {})})
+        facts = {"step": step, "hours": elapsed, "loss": mean_loss}
+        save_state(path, model, ema, optimizer, {**facts, **(description or {})})
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, refresh_per_second=1) as bar:
+    bar = Progress(*columns, refresh_per_second=1, console=Console(stderr=True), disable=not show_progress)
+    with contextlib.closing(logs), _signals_held() as stop, bar:
         task = bar.add_task("training", total=config.steps, completed=step)
-        while step < config.steps:
-            rate = learning_rate(config, step, None if rewarm is None else step - first)
+        while step < config.steps and not stop:
+            rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = loss_of(step)
@@ -143,7 +202,8 @@ def train(
                            seconds_per_step=seconds / (step - first))  # fmt: skip
             if validate is not None and (step % config.validate_every == 0 or step == config.steps):
                 logs.write(step, **{f"validation/{k}": v for k, v in validate(ema.model).items()})
-            if time.monotonic() - saved > 60 * config.checkpoint_minutes or step == config.steps:
+            due = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if due or stop or step == config.steps:
                 save()
                 saved = time.monotonic()
     return ema

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from .ema import Ema
 
+log = logging.getLogger("prestissimo")
+
 FORMAT = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -28,7 +31,7 @@ def save_state(
 ) -> None:
     """Write everything that a run needs to go on; the file at `path` is whole at every moment.
 
-    `progress` is any JSON: the step, hours so far, the configuration.
+    `progress` is any JSON: the step, hours so far, the configuration. Raises OSError.
     """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in ema.model.state_dict().items()}
@@ -39,8 +42,12 @@ def save_state(
             steps[name] = float(moments["step"])
             tensors |= {f"{m}.{name}": moments[m] for m in _MOMENTS}
     metadata = {"format": str(FORMAT), "progress": json.dumps(progress), "steps": json.dumps(steps)}
-    partial = path.with_suffix(".partial")
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, partial, metadata)
+    partial = path.with_suffix(".partial")  # one name, so that a killed run leaves at most one of them
+    try:
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, partial, metadata)
+    except SafetensorError as e:
+        partial.unlink(missing_ok=True)
+        raise OSError(errno.EIO, f"the checkpoint could not be written ({e})", str(path)) from e
     with partial.open("rb") as f:
         os.fsync(f.fileno())
     partial.replace(path)
@@ -78,6 +85,24 @@ def read_average(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def read_progress(path: Path) -> dict[str, Any]:
     """The `progress` that a checkpoint was saved with, of its header alone. Raises as `load_state`."""
     return _progress(path, _read(path, None)[1])
+
+
+def check_same_run(path: Path, then: dict[str, Any], now: dict[str, Any], where: str = "") -> None:
+    """Raise ValueError where the description of a run differs from the one its checkpoint was saved with.
+
+    Names that only one of them has are of another version and say nothing. What is called "loop" (but its seed) and
+    "data" may change on the way: a warning says so.
+    """
+    for name, value in json.loads(json.dumps(now)).items():
+        before, place = then.get(name, value), f"{where}{name}"
+        if isinstance(before, dict) and isinstance(value, dict):
+            check_same_run(path, before, value, f"{place}.")
+        elif before != value:
+            change = f"{place} was {before}, is now {value}"
+            parts = place.split(".")
+            if name == "seed" or not {"loop", "data"} & set(parts[:-1]):
+                raise ValueError(f"{path} belongs to a run with another configuration: {change}")
+            log.warning("%s: %s", path, change)
 
 
 def _read(path: Path, prefix: str | None = "") -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TOML files that `prestissimo train` reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["bundled_configuration", "read_toml"]
+
+
+def bundled_configuration(kind: str) -> Path:
+    """The file that the bundled model was trained with; kind: "codec" or "dit"."""
+    return Path(__file__).with_name(f"{kind}.toml")
+
+
+def read_toml(path: Path | str, *, steps: int | None = None, **given: Any) -> dict[str, Any]:
+    """What the file holds, with `given` entries that are not None in place of its own, `steps` in [loop].
+
+    Raises OSError, or ValueError that names the file.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        try:
+            import tomli as tomllib
+        except ImportError as error:
+            raise ImportError('TOML files need tomli: pip install "prestissimo[train]"') from error
+    try:
+        values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ValueError(f"{path}: {error}") from error
+    values |= {name: value for name, value in given.items() if value is not None}
+    if steps is not None:
+        loop = values.setdefault("loop", {})
+        if not isinstance(loop, dict):
+            raise ValueError(f"{path}: loop must be a table")
+        loop["steps"] = steps
+    return values
