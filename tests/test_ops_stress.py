@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ops called from many threads at once, and very often: same bits, no growth."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prestissimo.ops.cases import CASES, OpCase
+
+pytest.importorskip("prestissimo._core")
+
+THREADS, ROUNDS = 8, 12
+CALLS = 10_000
+ALLOWED_BYTES = 1 << 19  # about 50 bytes a call
+
+by_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+one_each = pytest.mark.parametrize("case", {c.name: c for c in CASES}.values(), ids=lambda c: c.name)
+
+
+def arguments(case: OpCase, shape: tuple[int, ...], seed: int) -> dict[str, Any]:
+    return case.make(shape, case.dtypes[0], torch.Generator().manual_seed(seed))
+
+
+def outputs(y: Any) -> tuple[Any, ...]:
+    return y if isinstance(y, tuple) else (y,)
+
+
+def bits(case: OpCase, shape: tuple[int, ...], seed: int) -> list[torch.Tensor]:
+    """Results and gradients of one call."""
+    a = arguments(case, shape, seed)
+    for name in case.gradients:
+        a[name].requires_grad_()
+    y = outputs(case.op(**a))
+    if case.gradients:
+        y[0].sum().backward()
+    return [t.detach() for t in y] + [a[name].grad for name in case.gradients]
+
+
+@by_case
+def test_threads_at_once_get_the_same_bits(case: OpCase) -> None:
+    """Every thread runs every job, each beginning elsewhere, so that different shapes overlap."""
+    largest = sorted(case.small, key=lambda s: torch.Size(s).numel())[-3:]
+    jobs = [(shape, seed) for seed, shape in enumerate(largest)]
+    expected = [bits(case, *job) for job in jobs]
+    wrong: list[str] = []
+    gate = threading.Barrier(THREADS)
+
+    def work(number: int) -> None:
+        try:
+            gate.wait()
+            for i in range(ROUNDS):
+                k = (i + number) % len(jobs)
+                for one, two in zip(bits(case, *jobs[k]), expected[k], strict=True):
+                    if not torch.equal(one, two):
+                        wrong.append(f"thread {number}, shape {jobs[k][0]}")
+        except Exception as error:
+            wrong.append(f"thread {number}: {error!r}")
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth(call: Callable[[], Any]) -> int:
+    """Bytes that CALLS calls leave behind, after as many as fill caches and pools; the least of up to three tries,
+    since a leak is there in each."""
+    for _ in range(CALLS // 10):
+        call()
+    least = 1 << 62
+    for _ in range(3):
+        before = resident()
+        for _ in range(CALLS):
+            call()
+        least = min(least, resident() - before)
+        if least <= ALLOWED_BYTES:
+            break
+    return least
+
+
+def small(case: OpCase) -> dict[str, Any]:
+    shape = next(s for s in case.small if 64 <= torch.Size(s).numel() <= 1024)
+    return arguments(case, shape, 0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """No new pool of threads in the middle of a measurement."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc/self/statm")
+@pytest.mark.usefixtures("one_thread")
+@one_each
+def test_memory_does_not_grow(case: OpCase) -> None:
+    tensors = small(case)
+    arrays = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in tensors.items()}
+    spoil, error, _ = case.bad[0]
+    bad = spoil(small(case))
+
+    def refuse() -> None:
+        try:
+            case.op(**bad)
+        except error:
+            return
+        raise AssertionError("bad arguments were taken")
+
+    ways: dict[str, Callable[[], Any]] = {
+        "tensors": lambda: case.op(**tensors),
+        "arrays": lambda: case.op(**arrays),
+        "errors": refuse,
+    }
+    if case.gradients:
+        recorded = small(case)
+        for name in case.gradients:
+            recorded[name].requires_grad_()
+        ways["recorded"] = lambda: case.op(**recorded)
+        ways["gradients"] = lambda: torch.autograd.grad(
+            outputs(case.op(**recorded))[0].sum(), [recorded[name] for name in case.gradients]
+        )
+    grown = {way: growth(call) for way, call in ways.items()}
+    assert {way: n for way, n in grown.items() if n > ALLOWED_BYTES} == {}, grown
+
+
+def test_a_leak_would_be_seen() -> None:
+    kept: list[bytes] = []
+    assert growth(lambda: kept.append(bytes(300))) > ALLOWED_BYTES
