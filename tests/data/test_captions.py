@@ -129,6 +129,10 @@ def test_captions_of_renderings_name_only_facts():
         assert word in text
     for word in ("drums", "minor", "slow", "guitar", "techno"):
         assert word not in text
+    quartet = Attributes(instruments=("violin", "viola", "cello"), style="string quartet", exact=True)
+    text = captions_of(quartet)
+    assert 0.1 < np.mean(["strings" in t.lower() for t in text]) < 0.9
+    assert not any("drums" in t or "flute" in t for t in text)
 
 
 def test_nothing_known_still_says_something():

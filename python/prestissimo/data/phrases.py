@@ -39,12 +39,12 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "piano classical": ("classical piano", "classical piano piece", "solo piano"),
     "piano ragged": ("ragtime piano", "playful piano piece"),
     "flute solo": ("solo flute", "flute melody", "flute music"),
-    "flute duo": ("chamber music", "classical duo", "flute and harp duo"),
-    "guitar solo": ("solo guitar", "fingerpicked guitar", "acoustic guitar music"),
-    "guitar strummed": ("acoustic guitar", "strummed guitar", "guitar music"),
+    "flute duo": ("chamber music", "classical duo", "flute music"),
+    "guitar solo": ("solo guitar", "fingerpicked guitar", "guitar music"),
+    "guitar strummed": ("rhythm guitar", "strummed guitar", "guitar music"),
     "string quartet": ("string quartet", "classical chamber music", "strings"),
     "string orchestra": ("string orchestra", "orchestral strings", "classical music"),
-    "violin solo": ("violin and piano", "classical violin", "chamber music"),
+    "violin solo": ("violin melody", "classical violin", "solo violin with accompaniment"),
     "cello solo": ("cello music", "classical cello"),
     "harp solo": ("solo harp", "harp music"),
     "harpsichord": ("baroque harpsichord", "harpsichord music", "baroque music"),
@@ -64,6 +64,13 @@ STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "game score": ("video game music", "game soundtrack", "retro game music"),
     "piano lesson": ("simple piano piece", "piano exercise"),
 }
+
+#: The common name of an instrument where its last word is not it.
+_FAMILY = {
+    "violin": "strings", "viola": "strings", "cello": "strings", "contrabass": "strings", "double bass": "bass",
+    "bass guitar": "bass", "synth lead": "synth", "synth pad": "pads", "synth bass": "bass", "music box": "bells",
+    "french horn": "brass", "trumpet": "brass", "trombone": "brass", "recorder": "flute", "fiddle": "violin",
+}  # fmt: skip
 
 _CALM = ("calm", "peaceful", "relaxing", "gentle", "soothing", "tranquil", "serene")
 _LIVELY = ("energetic", "lively", "driving", "upbeat", "intense", "powerful")
@@ -118,7 +125,7 @@ def _genre_words(a: Attributes, rng: np.random.Generator) -> list[str]:
 
 def _instrument_words(a: Attributes, rng: np.random.Generator) -> list[str]:
     if a.exact:
-        return list(a.instruments)
+        return _unique([_FAMILY.get(i, i.split()[-1]) if rng.random() < 0.3 else i for i in a.instruments])
     words = [_pick(rng, _INSTRUMENTS[t]) for t in a.tags if t in _INSTRUMENTS]
     if sum(t in _VOICES for t in a.tags) >= 2 and rng.random() < 0.5:
         words.append(_pick(rng, ("voices", "vocals")))
