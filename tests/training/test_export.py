@@ -34,13 +34,15 @@ def run(
 
 
 def test_exported_folder_generates(run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    sampling = SamplingConfig(sampler="euler", steps=3)
+    sampling = SamplingConfig(sampler="euler", steps=2)
     written = export_dit(run / "state.safetensors", tmp_path / "mine", base=tiny_model, sampling=sampling)
-    assert (written.name, written.sampling.steps, written.sampling.sigma_data) == ("mine", 3, 0.7)
+    assert (written.name, written.sampling.steps, written.sampling.sigma_data) == ("mine", 2, 0.7)
     pipe = prestissimo.load(str(tmp_path / "mine"))
     assert pipe("calm piano", seconds=1, seed=1).shape == (2, 44100)
-    # again into the same folder: its way of sampling stays
+    # again into the same folder: its way of sampling stays; a new one has that of the base
     assert export_dit(run, tmp_path / "mine").sampling == written.sampling
+    base = read_model_config(tiny_model).sampling
+    assert export_dit(run, tmp_path / "other", base=tiny_model).sampling == replace(base, sigma_data=0.7)
 
 
 def test_exported_weights_are_the_average_in_int8(run: Path, tiny_model: Path, tmp_path: Path) -> None:
