@@ -38,6 +38,7 @@ class CodecTrainingConfig:
     whitening: see `fit_pca`. batch windows of `frames` mel frames; gain_db: the range of loudness they get.
     latent_noise: largest standard deviation of noise on the latents, drawn uniformly for each window.
     mel_weight and spread_weight: of the log-mel and of the spread's likelihood beside the log-magnitudes.
+    threads: None leaves torch's own number.
     """
 
     data: Path
@@ -51,11 +52,11 @@ class CodecTrainingConfig:
     latent_noise: float = 0.08
     mel_weight: float = 0.5
     spread_weight: float = 0.1
-    threads: int = 1
+    threads: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.threads < 1:
+        if self.batch < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"batch and threads must be positive, got {self.batch} and {self.threads}")
         if self.frames < 1 or self.frames % self.codec.patch_frames:
             raise ValueError(f"frames must be a multiple of {self.codec.patch_frames}, got {self.frames}")
@@ -204,7 +205,8 @@ def train_codec(
     Also leaves output/components.safetensors, and latents.f16 with latents_index.json in the data folder.
     init: a codec.safetensors to start from, which keeps its latents.
     """
-    torch.set_num_threads(config.threads)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     store = FeatureStore(config.data)
     codec = fit_codec(config, store, init)

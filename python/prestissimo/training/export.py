@@ -45,7 +45,7 @@ def export_dit(
     state: state.safetensors of `train_dit`, or its folder; a run that goes on meanwhile is not disturbed. What else a
     model needs (text encoder, tokenizer, codec) is copied from `base`, by default the bundled "mini", where `folder`
     lacks it; codec: a codec.safetensors that goes in whatever is there. name: the folder's by default; sampling: that
-    of the folder's config.json where there is one, else the defaults; its sigma_data is the run's. int8: matrices
+    of the folder's config.json, else of the base's, else the defaults; its sigma_data is the run's. int8: matrices
     with one scale per row (float32 otherwise).
     Raises FileNotFoundError, or ValueError that names the file that is wrong.
     """
@@ -72,8 +72,8 @@ def export_dit(
     if codec is not None and Path(codec).resolve() != (folder / "codec.safetensors").resolve():
         _copy(Path(codec), folder / "codec.safetensors")
     if sampling is None:
-        known = (folder / "config.json").is_file()
-        sampling = read_model_config(folder).sampling if known else SamplingConfig()
+        known = [f for f in (folder, source) if (f / "config.json").is_file()]
+        sampling = read_model_config(known[0]).sampling if known else SamplingConfig()
     sampling = replace(sampling, sigma_data=float(run.get("sigma_data", sampling.sigma_data)))
     save_checkpoint(folder / "dit.safetensors", dit, asdict(config), int8=int8)
     return assemble_model(folder, name or folder.resolve().name, sampling)
