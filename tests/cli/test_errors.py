@@ -54,6 +54,7 @@ def generate(tiny_model, tmp_path, monkeypatch, capsys):
         (["calm", "--dtype", "int4"], "dtype must be one of float32, bfloat16 on cpu, got 'int4'"),
         (["calm", "--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
         (["calm", "--lufs", "5"], "lufs must be between -70 and 0, got 5"),
+        (["calm", "--lufs", "-14", "--seconds", "0.3"], "lufs is defined for 0.4 s or more, got 0.3 s"),
         (["calm", "--format", "aac"], "format must be one of wav, flac, mp3, opus, ogg, got 'aac'"),
         (["calm", "-o", "song.xyz"], "cannot tell the audio format of 'song.xyz'"),
         (["calm", "-o", "song.mp3", "--bit-depth", "24"], "bit_depth '24' does not go with mp3"),
@@ -159,6 +160,19 @@ def test_warnings_are_one_line_unless_quiet(generate):
     settings = ("--seconds", "0.3", "--guidance", "1", "--negative-prompt", "drums", "--overwrite")
     assert generate("calm", *settings)[2].startswith("prestissimo: warning: negative_prompt has no effect")
     assert generate("calm", *settings, "--quiet")[2] == ""
+
+
+def test_silence_is_written_though_it_has_no_loudness(generate, tmp_path, monkeypatch):
+    from prestissimo.nn import MelCodec
+
+    decode = MelCodec.decode_waveform
+    monkeypatch.setattr(
+        MelCodec, "decode_waveform", lambda self, x, **settings: 0 * decode(self, x, **settings)
+    )
+    code, _, err = generate("calm", "--seconds", "0.5", "--lufs", "-14")
+    assert code == 0
+    assert "the audio is silent" in err
+    assert not audio.read(tmp_path / "out.wav").any()
 
 
 def test_unknown_commands(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from prestissimo.pipeline import Generation, Pipeline
 
 __all__ = ["generate"]
+
+log = logging.getLogger("prestissimo")
 
 _MUSIC, _SEVERAL, _FILE, _RUN, _REPORT = "Music", "Several pieces", "Output file", "Running", "Reporting"
 
@@ -171,7 +174,7 @@ def generate(
     from prestissimo.cli import jobs
 
     if quiet:
-        logging.getLogger("prestissimo").setLevel(logging.ERROR)
+        log.setLevel(logging.ERROR)
     if (prompt is None) == (prompts is None):
         raise ValueError("give a PROMPT or --prompts FILE, one of the two")
     if output == "-" and sys.stdout.isatty():
@@ -200,6 +203,9 @@ def generate(
         plot=plot,
         overwrite=overwrite,
     )
+    for job in todo:
+        if lufs is not None and job.request.seconds < 0.4:
+            raise ValueError(f"lufs is defined for 0.4 s or more, got {job.request.seconds:g} s")
     if init_audio is not None:
         audio.read(init_audio)  # so that a wrong file is told of before the model is loaded
     if plot:
@@ -275,7 +281,13 @@ def _make_all(
                 progress.update(task, completed=step + 1)
 
             made = pipe.run(job.request, init_audio=start, callback=advance)
-            entry = _write(pipe, job, made, settings)
+            try:
+                entry = _write(pipe, job, made, settings)
+            except OSError as error:
+                if error.errno is None:
+                    raise
+                again = f"{error.strerror}; --seed {job.request.seed} makes this piece again"
+                raise OSError(error.errno, again, error.filename) from error
             progress.remove_task(task)
             outputs.append(entry)
             console.print(_summary(entry), soft_wrap=True, markup=False)
@@ -300,8 +312,12 @@ def _write(pipe: Pipeline, job: Job, made: Generation, settings: dict[str, Any])
         "prestissimo": __version__,
         **{k: v for k, v in entry.items() if k != "file"},
     }
-    if settings["lufs"] is not None:
-        sound, reached = audio.match_loudness(sound, pipe.sample_rate, settings["lufs"], job.format.peak_dbfs)
+    loudness = settings["lufs"]
+    if loudness is not None and math.isinf(audio.measure_loudness(sound, pipe.sample_rate)):
+        log.warning("the loudness cannot be set: the audio is silent")
+        loudness = None
+    if loudness is not None:
+        sound, reached = audio.match_loudness(sound, pipe.sample_rate, loudness, job.format.peak_dbfs)
         entry["lufs"] = round(reached, 2)
     else:
         sound, gain = audio.limit_peak(sound, job.format.peak_dbfs)
