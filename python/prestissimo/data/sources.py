@@ -3,8 +3,8 @@
 
 A file is used only where a rule names it. Where the package carries a machine-readable copyright file the
 rule's licence must also be what that file says; a package update that changes terms then stops the build.
-Looked at and left out whole: supertux-data (music GPL only), wesnoth, nexuiz, colobot, planetblupi, widelands
-and hedgewars (GPL or GFDL), and the background sounds of every game.
+Left out whole: supertux-data (its copyright file puts data/music/* under GPL-2+), wesnoth, nexuiz, colobot and
+planetblupi (GPL), and the background sounds of every game.
 """
 
 from __future__ import annotations
