@@ -51,16 +51,20 @@ struct HeldRow {
   }
 };
 
+// The mean is `mean + rest`: its rounding would otherwise be the largest error of a row that lies far from zero.
 struct Statistics {
-  float mean, rstd;
+  float mean, rest, rstd;
+
+  PRESTISSIMO_DEVICE float normalise(float x) const { return ((x - mean) - rest) * rstd; }
 };
 
-// Two passes, mean first: no cancellation however far the mean lies from zero. `scratch` has 2 * kMaxWarps floats.
+// Two passes, mean first: no cancellation however far the mean lies from zero. `scratch` has 3 * kMaxWarps floats.
 template <class T, int V, int K>
 PRESTISSIMO_DEVICE Statistics statistics(const HeldRow<T, V, K>& x, int channels, Norm norm, float eps,
                                          float* scratch) {
-  float mean[1] = {0.0f}, square[1] = {0.0f};
-  if (norm == Norm::layer) {
+  float mean[1] = {0.0f}, moments[2] = {0.0f, 0.0f};  // squares and sum of what the mean leaves
+  const bool centred = norm == Norm::layer;
+  if (centred) {
     for_owned<V, K>(channels, [&](int k, int c) {
       float v[V];
       x.lanes(k, c, v);
@@ -74,10 +78,17 @@ PRESTISSIMO_DEVICE Statistics statistics(const HeldRow<T, V, K>& x, int channels
     float v[V];
     x.lanes(k, c, v);
 #pragma unroll
-    for (int i = 0; i < V; ++i) square[0] += (v[i] - mean[0]) * (v[i] - mean[0]);
+    for (int i = 0; i < V; ++i) {
+      const float d = v[i] - mean[0];
+      moments[0] += d * d;
+      moments[1] += d;
+    }
   });
-  block_sum(square, scratch + kMaxWarps);
-  return {mean[0], rsqrtf(square[0] / channels + eps)};
+  block_sum(moments, scratch + kMaxWarps);
+  const float rest = centred ? moments[1] / channels : 0.0f;
+  const float variance = fmaxf(moments[0] / channels - rest * rest, 0.0f);
+  // not rsqrtf: once a row its approximation would cost accuracy, not save time
+  return {mean[0], rest, 1.0f / sqrtf(variance + eps)};
 }
 
 template <int V, class T>
@@ -107,7 +118,7 @@ PRESTISSIMO_DEVICE const T* optional_row(const RowView& v, int64_t b, int64_t t)
 
 template <class T, int V>
 PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
-  SHARED_ARRAY(float, scratch, 2 * kMaxWarps);
+  SHARED_ARRAY(float, scratch, 3 * kMaxWarps);
   constexpr int K = kHeld<V>;
   const int C = static_cast<int>(a.channels);
   const int64_t b = blockIdx.x / static_cast<uint32_t>(a.time), t = blockIdx.x % static_cast<uint32_t>(a.time);
@@ -120,7 +131,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
     float v[V];
     x.lanes(k, c, v);
 #pragma unroll
-    for (int i = 0; i < V; ++i) v[i] = (v[i] - s.mean) * s.rstd;
+    for (int i = 0; i < V; ++i) v[i] = s.normalise(v[i]);
     multiply(v, weight, c, 0.0f);
     add(v, bias, c);
     multiply(v, scale, c, 1.0f);
@@ -133,7 +144,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_rows(const AdalnModulateArgs& a) {
 
 template <class T, int V>
 PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackwardParameters& a) {
-  SHARED_ARRAY(float, scratch, 4 * kMaxWarps);
+  SHARED_ARRAY(float, scratch, 5 * kMaxWarps);
   constexpr int K = kHeld<V>;
   const AdalnModulateArgs& f = a.forward;
   const int C = static_cast<int>(f.channels);
@@ -141,7 +152,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
   const HeldRow<T, V, K> x(row_of<T>(f.x, b, t), C), dy(row_of<T>(a.dy, b, t), C);
   const Statistics s = statistics(x, C, f.norm, f.eps, scratch);
   if (threadIdx.x == 0 && a.statistics) {
-    a.statistics[2 * (b * f.time + t)] = s.mean;
+    a.statistics[2 * (b * f.time + t)] = s.mean + s.rest;
     a.statistics[2 * (b * f.time + t) + 1] = s.rstd;
   }
   const T *weight = static_cast<const T*>(f.weight), *bias = static_cast<const T*>(f.bias);
@@ -154,7 +165,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
     x.lanes(k, c, n);
     dy.lanes(k, c, g);
 #pragma unroll
-    for (int i = 0; i < V; ++i) n[i] = (n[i] - s.mean) * s.rstd;
+    for (int i = 0; i < V; ++i) n[i] = s.normalise(n[i]);
     multiply(g, scale, c, 1.0f);
     multiply(g, weight, c, 0.0f);
   };
@@ -180,7 +191,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
       }
     }
   });
-  block_sum(mean, scratch + 2 * kMaxWarps);
+  block_sum(mean, scratch + 3 * kMaxWarps);
   mean[0] = f.norm == Norm::layer ? mean[0] / C : 0.0f;
   mean[1] /= C;
   T* dx = row_of<T>(a.dx, b, t);
@@ -195,12 +206,34 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
 
 // ---- backward: sums over time
 
+// A row of shared memory for the V channels of each of 32 lanes: planes of up to 4 channels, so that neighbouring lanes
+// store neighbouring 16 bytes, the planes 16 floats off each other's banks, so that channels are read in order without
+// conflict.
+template <int V>
+struct LaneRow {
+  static constexpr int kChunk = V < 4 ? V : 4;
+  static constexpr int kPlane = kWarpSize * kChunk + (V > kChunk ? 16 : 0);
+  static constexpr int kFloats = kPlane * (V / kChunk);
+
+  static PRESTISSIMO_DEVICE int position(int lane, int i) { return i / kChunk * kPlane + lane * kChunk + i % kChunk; }
+  static PRESTISSIMO_DEVICE void put(float* row, int lane, const float (&v)[V]) {
+#pragma unroll
+    for (int i = 0; i < V; i += kChunk) {
+      float chunk[kChunk];
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) chunk[j] = v[i + j];
+      store(row + position(lane, i), chunk);
+    }
+  }
+};
+
 // One block adds kTimeBlock rows of one sample for 32 V channels. Group g takes rows g, g + 8, ...; then the groups are
 // added in order.
 template <class T, int V>
 PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackwardParameters& a) {
   constexpr int kTile = kWarpSize * V;
-  SHARED_ARRAY(float, tile, kColumnGroups* kTile);
+  using Row = LaneRow<V>;
+  SHARED_ARRAY(float, tile, (kColumnGroups * Row::kFloats));
   const AdalnModulateArgs& f = a.forward;
   const AdalnModulateSums& sums = a.sums;
   const int C = static_cast<int>(f.channels);
@@ -241,13 +274,14 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackw
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if (where[k] < 0) continue;
-    store(tile + group * kTile + lane * V, sum[k]);
+    Row::put(tile + group * Row::kFloats, lane, sum[k]);
     __syncthreads();
     const int column = threadIdx.x;
     if (column < kTile && first + column < C) {
+      const int at = Row::position(column / V, column % V);
       float total = 0.0f;
 #pragma unroll
-      for (int g = 0; g < kColumnGroups; ++g) total += tile[g * kTile + column];
+      for (int g = 0; g < kColumnGroups; ++g) total += tile[g * Row::kFloats + at];
       a.partial[((where[k] * f.batch + b) * blocks + j) * C + first + column] = total;
     }
     __syncthreads();
@@ -258,7 +292,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackw
 // dbias.
 template <class T>
 PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackwardParameters& a) {
-  SHARED_ARRAY(float, tile, kColumnGroups* kWarpSize);
+  SHARED_ARRAY(float, tile, (kColumnGroups * kWarpSize));
   const AdalnModulateArgs& f = a.forward;
   const AdalnModulateSums& sums = a.sums;
   const int C = static_cast<int>(f.channels);
@@ -303,20 +337,22 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackward
 // ---- instances
 
 // Storage types by suffix, with the lanes of one access: M(suffix, T, V, ...).
-#define ADALN_MODULATE_VECTORS(M, ...)                                                             \
-  M(f32_x4, float, 4, __VA_ARGS__)                                                                 \
-  M(f32_x1, float, 1, __VA_ARGS__)                                                                 \
-  M(bf16_x8, bf16, 8, __VA_ARGS__) M(bf16_x1, bf16, 1, __VA_ARGS__) M(f16_x8, f16, 8, __VA_ARGS__) \
-      M(f16_x1, f16, 1, __VA_ARGS__)
+#define ADALN_MODULATE_VECTORS(M, ...) \
+  M(f32_x4, float, 4, __VA_ARGS__)     \
+  M(f32_x1, float, 1, __VA_ARGS__)     \
+  M(bf16_x8, bf16, 8, __VA_ARGS__)     \
+  M(bf16_x1, bf16, 1, __VA_ARGS__) M(f16_x8, f16, 8, __VA_ARGS__) M(f16_x1, f16, 1, __VA_ARGS__)
 #define ADALN_MODULATE_TYPES(M, ...) \
   M(f32, float, 1, __VA_ARGS__) M(bf16, bf16, 1, __VA_ARGS__) M(f16, f16, 1, __VA_ARGS__)
 
+// One block a multiprocessor is enough to ask for: without it ptxas saves registers on sm_100 and sm_120 until it
+// spills.
 #define ADALN_MODULATE_ROWS(suffix, T, V, ...)                                                              \
-  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                 \
+  extern "C" __global__ void __launch_bounds__(kRowThreads, 1)                                              \
       adaln_modulate_rows_##suffix(const __grid_constant__ AdalnModulateArgs a) {                           \
     adaln_modulate_rows<T, V>(a);                                                                           \
   }                                                                                                         \
-  extern "C" __global__ void __launch_bounds__(kRowThreads)                                                 \
+  extern "C" __global__ void __launch_bounds__(kRowThreads, 1)                                              \
       adaln_modulate_backward_rows_##suffix(const __grid_constant__ AdalnModulateBackwardParameters a) {    \
     adaln_modulate_backward_rows<T, V>(a);                                                                  \
   }                                                                                                         \

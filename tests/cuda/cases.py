@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from prestissimo.ops.tolerance import error_bound
+
 from .devices import Device, HostDevice
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -84,23 +86,15 @@ def run_plan(device: Device, planner: HostDevice, op: str, args: ctypes.Structur
     return findings
 
 
-def tolerance(exact: torch.Tensor, same_dtype: torch.Tensor, slack: float) -> float:
-    """slack * (error of the reference in the same dtype) + eps(dtype) * max |reference|: the law of the
-    design.
-    """
-    error = (same_dtype.double() - exact).abs().max().item()
-    return slack * error + torch.finfo(same_dtype.dtype).eps * exact.abs().max().item()
-
-
 def compare(
-    name: str, got: torch.Tensor, exact: torch.Tensor, same_dtype: torch.Tensor, slack: float
+    name: str, got: torch.Tensor, exact: torch.Tensor, same_dtype: torch.Tensor, gradient: bool = False
 ) -> list[str]:
-    """Empty where `got` lies within the tolerance of `exact`."""
+    """Empty where `got` lies within the tolerance of every op (prestissimo.ops.tolerance)."""
     if exact.numel() == 0:
         return []
     error = (got.double() - exact).abs()
     if not torch.isfinite(error).all():
         return [f"{name}: {int((~torch.isfinite(error)).sum())} of {error.numel()} values are not finite"]
-    allowed = tolerance(exact, same_dtype, slack)
+    allowed = error_bound(same_dtype, exact, gradient=gradient)
     worst = error.max().item()
     return [] if worst <= allowed else [f"{name}: error {worst:.3e} exceeds {allowed:.3e}"]

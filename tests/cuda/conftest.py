@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--cuda-record", action="store_true", help="write tests/cuda/verified.json and resources.json"
     )
+
+
+def option(request: pytest.FixtureRequest, name: str, default: Any) -> Any:
+    """`pytest` on the whole tree reads its command line before it finds this file."""
+    return request.config.getoption(name, default)
 
 
 @pytest.fixture(scope="session")
@@ -53,16 +59,15 @@ def record(request: pytest.FixtureRequest, builds: Builds) -> Iterator[Record]:
     r = Record(builds)
     failed_before = request.session.testsfailed
     yield r
-    config = request.config
-    whole = config.getoption("--cuda-lanes") == "all" and request.session.testsfailed == failed_before
-    if whole and config.getoption("--cuda-record"):
+    whole = option(request, "cuda_lanes", "changed") == "all" and request.session.testsfailed == failed_before
+    if whole and option(request, "cuda_record", False):
         r.write()
 
 
 @pytest.fixture
 def unless_verified(request: pytest.FixtureRequest, record: Record) -> Callable[[str], None]:
     def skip(unit: str) -> None:
-        if why := record.why_not(unit, request.config.getoption("--cuda-lanes")):
+        if why := record.why_not(unit, option(request, "cuda_lanes", "changed")):
             pytest.skip(why)
 
     return skip

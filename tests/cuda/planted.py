@@ -54,8 +54,8 @@ BUGS = [
     Bug(
         "scratch of the first sum used again for the second",
         _KERNEL,
-        "block_sum(square, scratch + kMaxWarps);",
-        "block_sum(square, scratch);",
+        "block_sum(moments, scratch + kMaxWarps);",
+        "block_sum(moments, scratch);",
         _rows(1536),
         ("race", "ptx"),
         "a write after read: the output is right unless one warp is a whole sum ahead of another",
@@ -72,8 +72,8 @@ BUGS = [
     Bug(
         "shared array two warps too short",
         _KERNEL,
-        "SHARED_ARRAY(float, scratch, 2 * kMaxWarps);",
-        "SHARED_ARRAY(float, scratch, kMaxWarps + 1);",
+        "SHARED_ARRAY(float, scratch, 3 * kMaxWarps);",
+        "SHARED_ARRAY(float, scratch, 2 * kMaxWarps + 1);",
         _rows(1536, backward=False),
         (*_HOST, "ptx"),
     ),
@@ -129,8 +129,8 @@ BUGS = [
     Bug(
         "channel groups of a tile added before all have arrived",
         _KERNEL,
-        "    store(tile + group * kTile + lane * V, sum[k]);\n    __syncthreads();\n",
-        "    store(tile + group * kTile + lane * V, sum[k]);\n    __syncwarp();\n",
+        "    Row::put(tile + group * Row::kFloats, lane, sum[k]);\n    __syncthreads();\n",
+        "    Row::put(tile + group * Row::kFloats, lane, sum[k]);\n    __syncwarp();\n",
         adaln_modulate.Case(1, 70, 64, "bfloat16"),
         (*_HOST, "ptx"),
     ),

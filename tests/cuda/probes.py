@@ -52,7 +52,7 @@ def _attention(case: Case, device: Device) -> Outcome:
         return probabilities @ v.to(dtype)
 
     got = out.tensor(torch.bfloat16, (H, S, D))
-    wrong = compare("out", got, reference(torch.float64), reference(torch.bfloat16), slack=2)
+    wrong = compare("out", got, reference(torch.float64), reference(torch.bfloat16))
     return Outcome(findings, wrong, {"out": got})
 
 
@@ -68,7 +68,7 @@ def _product(case: Case, device: Device) -> Outcome:
         device, "probe_product", grid, 64, layout, *addresses, out.address, N, K, shared=shared
     )
     got = out.tensor(torch.float32, (M, N))
-    return Outcome(findings, compare("out", got, a @ b, a.float() @ b.float(), slack=2), {"out": got})
+    return Outcome(findings, compare("out", got, a @ b, a.float() @ b.float()), {"out": got})
 
 
 def _integers(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from .lanes import OPS, source_of
 from .toolchain import HERE, TARGETS
 
 TABLE = HERE / "resources.json"
+INSTALL = "pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
 Resources = dict[str, int]
 
 _USED = re.compile(r"Compiling entry function '(\w+)'.*?Used (\d+) registers(.*?)$", re.S | re.M)
@@ -32,13 +34,14 @@ def nvcc_version() -> str:
 
 
 def cuobjdump() -> str | None:
-    """From the PATH, beside nvcc, or the PyPI package nvidia-cuda-cuobjdump."""
-    if tool := toolchain.find("cuobjdump"):
+    """With nvdisasm, which it calls: from the PATH, beside nvcc, or the PyPI packages that INSTALL names."""
+    if (tool := toolchain.find("cuobjdump")) and toolchain.find("nvdisasm"):
         return tool
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or [] if spec else []:
         for found in Path(folder).glob("*/bin/cuobjdump"):
-            return str(found)
+            if (found.parent / "nvdisasm").exists():
+                return str(found)
     return None
 
 
@@ -61,9 +64,17 @@ def instructions(op: str, target: int) -> dict[str, Resources]:
     """By kernel: SASS instructions in all and of each watched kind, memory accesses by width. @!PT never runs."""
     tool = cuobjdump()
     if tool is None:
-        raise RuntimeError("cuobjdump is not installed: pip install nvidia-cuda-cuobjdump")
+        raise RuntimeError(f"cuobjdump or nvdisasm is not installed: {INSTALL}")
     cubin = toolchain.cubin(toolchain.ptx(source_of(op), target), op, target).path
-    text = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+    path = f"{os.environ.get('PATH', '')}:{Path(tool).parent}"
+    run = subprocess.run(
+        [tool, "-sass", str(cubin)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PATH": path},
+    )
+    text = run.stdout
     counts: dict[str, collections.Counter[str]] = {}
     kernel = ""
     for line in text.split("\n"):

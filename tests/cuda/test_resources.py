@@ -42,7 +42,7 @@ def test_registers_and_shared_memory_are_as_committed(op: str, target: int) -> N
 def test_instructions_are_as_committed(op: str, target: int) -> None:
     _same_nvcc()
     if resources.cuobjdump() is None:
-        pytest.skip("cuobjdump is not installed (pip install nvidia-cuda-cuobjdump)")
+        pytest.skip(f"cuobjdump or nvdisasm is not installed: {resources.INSTALL}")
     expected = resources.committed()[f"{op}/sm_{target}"]
     for kernel, row in resources.instructions(op, target).items():
         assert row.items() <= expected[kernel].items(), f"{kernel}: {row}, committed {expected[kernel]}"

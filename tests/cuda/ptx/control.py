@@ -66,6 +66,8 @@ def load(run: Execution, ins: Instruction) -> Step:
 
     def from_parameters(i: Array) -> None:
         at = where(i)
+        if (at % size).any():
+            run.found("misaligned read of the kernel's parameters")
         if ((at < 0) | (at + size > run.parameters.size)).any():
             run.found("out-of-bounds read of the kernel's parameters")
             at = np.zeros_like(at)

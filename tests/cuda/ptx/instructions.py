@@ -5,7 +5,7 @@ error.
 
 from __future__ import annotations
 
-import copy
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,14 +31,18 @@ def opcode(*names: str) -> Callable[[Implementation], Implementation]:
     return register
 
 
-def compile_instruction(run: Execution, ins: Instruction) -> Step:
-    # importing them registers their opcodes
-    from . import asynchronous, atomics, control, convert, floats, integers, tensor, warp  # noqa: F401
+_MODULES = ("asynchronous", "atomics", "control", "convert", "floats", "integers", "tensor", "warp")
 
+
+def compile_instruction(run: Execution, ins: Instruction) -> Step:
+    if not _TABLE:
+        for name in _MODULES:  # importing them registers their opcodes
+            importlib.import_module(f".{name}", __package__)
     if ins.opcode not in _TABLE:
         raise ins.fail(f"instruction {ins.opcode} is not supported")
-    remaining = copy.copy(ins)
-    remaining.modifiers = list(ins.modifiers)
+    remaining = Instruction(
+        ins.opcode, list(ins.modifiers), ins.operands, ins.guard, ins.negated, ins.line, ins.text
+    )
     step = _TABLE[ins.opcode](run, remaining)
     if remaining.modifiers:
         raise ins.fail(f"modifier .{remaining.modifiers[0]} of {ins.opcode} is not supported")

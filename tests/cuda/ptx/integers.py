@@ -212,27 +212,37 @@ def funnel_shift(run: Execution, ins: Instruction) -> Step:
     return step
 
 
+def _field(pos: Array, length: Array, width: int) -> tuple[Array, Array, Array]:
+    """(start, count, mask of the low count bits) as uint64; both operands count modulo 256."""
+    start, count = (v.astype(np.uint64) & np.uint64(255) for v in (pos, length))
+    full = np.uint64((1 << width) - 1)
+    mask = np.where(count >= width, full, (np.uint64(1) << np.minimum(count, np.uint64(63))) - np.uint64(1))
+    return start, count, mask & full
+
+
 @opcode("bfe")
 def extract(run: Execution, ins: Instruction) -> Step:
     """Bits [pos, pos + len) of a; signed: filled with bit min(pos + len - 1, top)."""
     t = ins.type()
-    a, pos, length = run.reader(ins.operands[1], t), *(run.reader(o, TYPES["u32"]) for o in ins.operands[2:4])
-    put, top = run.writer(ins.operands[0], t), 8 * t.bytes - 1
-    bits = TYPES[f"u{8 * t.bytes}"].dtype
-
-    def one(value: int, start: int, count: int) -> int:
-        start, count = start & 0xFF, count & 0xFF
-        signed = t.signed and count > 0 and value >> min(start + count - 1, top) & 1
-        result = 0
-        for k in range(top + 1):
-            inside = k < count and start + k <= top
-            result |= (value >> (start + k) & 1 if inside else int(signed)) << k
-        return result
+    bits = TYPES[f"u{8 * t.bytes}"]
+    a, put = run.reader(ins.operands[1], bits), run.writer(ins.operands[0], bits)
+    pos, length = (run.reader(o, TYPES["u32"]) for o in ins.operands[2:4])
+    width = 8 * t.bytes
+    one, top = np.uint64(1), np.uint64(width - 1)
 
     def step(i: Array) -> None:
-        values = np.ascontiguousarray(a(i)).view(bits)
-        rows = zip(values.tolist(), pos(i).tolist(), length(i).tolist(), strict=True)
-        put(i, np.array([one(*r) for r in rows], bits).view(t.dtype))
+        value = a(i).astype(np.uint64)
+        start, count, mask = _field(pos(i), length(i), width)
+        result = np.where(start > top, np.uint64(0), value >> np.minimum(start, top)) & mask
+        if t.signed:
+            last = np.minimum(start + count - one, top)
+            fill = (count > 0) & ((value >> last & one) == one)
+            inside = np.where(
+                start > top, np.uint64(0), np.minimum(count, top + one - np.minimum(start, top))
+            )
+            below = np.where(inside > top, ~np.uint64(0), (one << np.minimum(inside, top)) - one)
+            result = np.where(fill, result & below | ~below, result)
+        put(i, result.astype(bits.dtype))
 
     return step
 
@@ -245,14 +255,11 @@ def insert(run: Execution, ins: Instruction) -> Step:
     pos, length = (run.reader(o, TYPES["u32"]) for o in ins.operands[3:5])
     put, width = run.writer(ins.operands[0], t), 8 * t.bytes
 
-    def one(value: int, into: int, start: int, count: int) -> int:
-        start, count = start & 0xFF, count & 0xFF
-        mask = (((1 << count) - 1) << start) & ((1 << width) - 1)
-        return into & ~mask | value << start & mask
-
     def step(i: Array) -> None:
-        rows = zip(a(i).tolist(), b(i).tolist(), pos(i).tolist(), length(i).tolist(), strict=True)
-        put(i, np.array([one(*r) for r in rows], t.dtype))
+        start, _, mask = _field(pos(i), length(i), width)
+        reached = np.where(start < width, mask << np.minimum(start, np.uint64(63)), np.uint64(0))
+        moved = a(i).astype(np.uint64) << np.minimum(start, np.uint64(63))
+        put(i, (b(i).astype(np.uint64) & ~reached | moved & reached).astype(t.dtype))
 
     return step
 

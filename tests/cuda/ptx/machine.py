@@ -36,6 +36,7 @@ class Options:
     approximate: int = 0  # .approx results: exact, or off by their documented error, up (+1) or down (-1)
     statistics: bool = False
     max_findings: int = 8
+    max_steps: int = 2_000_000  # a loop that does not end is a finding
 
 
 class Machine:
@@ -112,13 +113,7 @@ class Execution:
         self.special = self._special_registers(grid, block)
         self.clock = Clock(self.size, self.block_size)
         self.memory = Memory(self, machine.memory, shared, self._granule(), machine.options.races)
-        # Registers begin as NaN bits, not as convenient zeros.
-        self.registers: dict[str, Array] = {
-            name: np.zeros(self.size, bool)
-            if t.kind == "p"
-            else np.full(self.size, (1 << 8 * t.bytes) - 1, UNSIGNED[t.bytes])
-            for name, t in kernel.registers.items()
-        }
+        self.registers = self._registers()
         self.carry = np.zeros(self.size, bool)
         self.end = len(kernel.instructions)
         self.pc = np.zeros(self.size, np.int32)
@@ -151,6 +146,18 @@ class Execution:
             values[f"%nctaid.{axis}"] = np.full(self.size, grid[i])
         return {name: v.astype(np.uint32) for name, v in values.items()}
 
+    def _registers(self) -> dict[str, Array]:
+        """They begin as NaN bits, not as convenient zeros; those of one width lie in one array."""
+        by_width: dict[tuple[str, int], list[str]] = {}
+        for name, t in self.kernel.registers.items():
+            by_width.setdefault((t.kind if t.kind == "p" else "", t.bytes), []).append(name)
+        registers: dict[str, Array] = {}
+        for (kind, width), names in by_width.items():
+            shape = (len(names), self.size)
+            block = np.zeros(shape, bool) if kind else np.full(shape, (1 << 8 * width) - 1, UNSIGNED[width])
+            registers.update(zip(names, block, strict=True))
+        return registers
+
     def _granule(self) -> int:
         """Shadow cells are as wide as the narrowest access of the kernel: nothing smaller can race."""
         widths = [16]
@@ -177,10 +184,20 @@ class Execution:
     def run(self) -> None:
         from .instructions import compile_instruction
 
-        program = [compile_instruction(self, ins) for ins in self.kernel.instructions]
+        program: list[Step | None] = [None] * self.end
+        if (
+            not self.kernel.understood
+        ):  # an instruction that is not known is an error even where nothing reaches it
+            program = [compile_instruction(self, ins) for ins in self.kernel.instructions]
+            self.kernel.understood = True
         hits = self.statistics.executed.setdefault(self.kernel.name, np.zeros(self.end, np.int64))
+        steps = 0
         with np.errstate(all="ignore"):
             while self.finding_count < 1000:
+                steps += 1
+                if steps > self.options.max_steps:
+                    self.found("does not end")
+                    break
                 where = np.where(self.running, self.pc, self.end)
                 p = int(where.min()) if self.size else self.end
                 if p >= self.end:
@@ -196,7 +213,10 @@ class Execution:
                 if len(threads):
                     hits[p] += len(threads)
                     self.statistics.step(ins.opcode, threads)
-                    program[p](threads)
+                    step = program[p]
+                    if step is None:
+                        step = program[p] = compile_instruction(self, ins)
+                    step(threads)
         self.at = None
         if not self.done.all() and not self.findings:
             self.found("threads did not finish")

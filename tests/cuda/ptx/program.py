@@ -5,6 +5,7 @@ for.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class Kernel:
     local_bytes: int = 0
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    understood: bool = False  # every instruction has been compiled once
 
     @property
     def parameter_bytes(self) -> int:
@@ -147,6 +149,23 @@ class Module:
         _, start, body = self._bodies[name]
         first = self.text.count("\n", 0, start) + 1
         return first, first + body.count("\n")
+
+    def with_statement(self, number: int, old: str, new: str) -> Module:
+        """This module with one statement of one line changed; the other entries are shared."""
+        changed = copy.copy(self)
+        changed._bodies, changed._kernels = dict(self._bodies), dict(self._kernels)
+        for name, (head, start, body) in self._bodies.items():
+            first, last = self.line_span(name)
+            if first <= number <= last:
+                lines = body.split("\n")
+                line = " ".join(lines[number - first].split())
+                if old not in line:
+                    raise PtxError(f"line {number} does not hold {old}")
+                lines[number - first] = line.replace(old, new)
+                changed._bodies[name] = (head, start, "\n".join(lines))
+                changed._kernels.pop(name, None)
+                return changed
+        raise PtxError(f"line {number} lies in no entry")
 
     def globals(self) -> Iterator[tuple[str, Array]]:
         """Module-level .global and .const arrays with their contents."""

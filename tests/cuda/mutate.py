@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damages compiled PTX in one place at a time and asks whether the PTX lane notices: what the cases are worth.
+
+python -m tests.cuda.mutate adaln_modulate [--count 150] [--seed 3] [--target 80] [--record]
+
+Every mutant runs the op's cases until one notices. Survivors are printed with their PTX; those whose damage cannot be
+seen are argued in mutation.json, by kernel and text, and leave the score, as do mutants of instructions that no case
+executes (loop remainders that the block sizes never enter) and those that are no PTX any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import toolchain
+from .devices import HostDevice, PtxDevice
+from .lanes import Builds, cases_of
+from .ptx import Module, Options, PtxError
+from .toolchain import HERE
+
+RECORD = HERE / "mutation.json"
+STEPS = 100_000  # far above what any case takes
+
+
+@dataclass(frozen=True)
+class Mutant:
+    kernel: str
+    kind: str
+    line: int
+    old: str
+    new: str
+
+
+def _replace(pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> Callable[[str], str | None]:
+    compiled = re.compile(pattern)
+
+    def damage(text: str) -> str | None:
+        new, count = compiled.subn(replacement, text, count=1)
+        return new if count and new != text else None
+
+    return damage
+
+
+def _plus(amount: int) -> Callable[[re.Match[str]], str]:
+    return lambda m: m.group(1) + str(int(m.group(2)) + amount) + m.group(3)
+
+
+_OFF_BY_ONE = {"lt": "le", "le": "lt", "gt": "ge", "ge": "gt", "eq": "ne", "ne": "eq"}
+
+# Kind and damage of a statement; None where it does not apply.
+OPERATORS: list[tuple[str, Callable[[str], str | None]]] = [
+    ("barrier dropped", _replace(r"^(@\S+ )?bar\.(warp\.)?sync.*;", "")),
+    ("store dropped", _replace(r"^(@\S+ )?st\.(global|shared)\..*;", "")),
+    ("wait_group weaker", _replace(r"(wait_group )(\d+)(;)", _plus(1))),
+    ("copy dropped", _replace(r"^(@\S+ )?cp\.async\.c[ag].*;", "")),
+    ("trans flipped", _replace(r"\.trans\.shared", ".shared")),
+    (
+        "comparison off by one",
+        _replace(r"setp\.(lt|le|gt|ge|eq|ne)\.", lambda m: f"setp.{_OFF_BY_ONE[m.group(1)]}."),
+    ),
+    (
+        "branch inverted",
+        _replace(r"^@(!?)(%p\d+) bra", lambda m: f"@{'' if m.group(1) else '!'}{m.group(2)} bra"),
+    ),
+    ("shuffle distance", _replace(r"(shfl\.sync\.\w+\.b32 .*, )(\d+)(, \d+, -?\d+;)", _plus(1))),
+    ("add to sub", _replace(r"^add\.f32", "sub.f32")),
+    ("sub to add", _replace(r"^sub\.f32", "add.f32")),
+    ("mul to add", _replace(r"^mul\.f32", "add.f32")),
+    ("fma without addend", _replace(r"^fma\.rn\.f32 (\S+), (\S+), (\S+), (\S+);", r"mul.f32 \1, \2, \3;")),
+    ("division inverted", _replace(r"^div\.rn\.f32 (\S+), (\S+), (\S+);", r"div.rn.f32 \1, \3, \2;")),
+    ("select swapped", _replace(r"^(selp\.\S+ \S+) (\S+), (\S+), (\S+;)", r"\1 \3, \2, \4")),
+    ("constant plus one", _replace(r"^((?:add|sub|and|or)\.[bsu](?:32|64) \S+, \S+ )(-?\d+)(;)", _plus(1))),
+    ("shift plus one", _replace(r"^(sh[lr]\.[bsu](?:32|64) \S+, \S+ )(\d+)(;)", _plus(1))),
+    (
+        "address plus one",
+        _replace(r"^((?:ld|st)\.(?:global|shared)\.[^\[]*\[%r\w*\+?)(-?\d*)(\].*;)", lambda m: _move(m)),
+    ),
+    ("parameter moved", _replace(r"^(ld\.param\.\S+ [^\[]*\[\w+\+)(\d+)(\];)", _plus(8))),
+    ("min and max", _replace(r"^(min|max)\.", lambda m: {"min": "max.", "max": "min."}[m.group(1)])),
+    (
+        "and and or",
+        _replace(
+            r"^(and|or)\.(pred|b32|b64)", lambda m: f"{'or' if m.group(1) == 'and' else 'and'}.{m.group(2)}"
+        ),
+    ),
+    ("product of integers", _replace(r"^mul\.lo\.(s32|s64)", r"add.\1")),
+    ("wide product", _replace(r"^(mul\.wide\.[su]32 \S+, \S+ )(\d+)(;)", _plus(1))),
+    (
+        "remainder to quotient",
+        _replace(r"^(div|rem)\.u32", lambda m: {"div": "rem.u32", "rem": "div.u32"}[m.group(1)]),
+    ),
+    ("halves swapped", _replace(r"^(mov\.b32 )\{(\S+), ?(\S+)\}(, .*;)", r"\1{\3, \2}\4")),
+]
+
+
+def _move(m: re.Match[str]) -> str:
+    """An address moved by the width of the access, so that it stays aligned."""
+    vector, width = re.search(r"\.v([24])", m.group(1)), re.search(r"\.[busf](\d+) ", m.group(1))
+    step = (int(width.group(1)) // 8 if width else 4) * (int(vector.group(1)) if vector else 1)
+    offset = int(m.group(2) or 0) + step
+    return f"{m.group(1).rstrip('+')}+{offset}{m.group(3)}"
+
+
+def mutants(module: Module) -> Iterator[Mutant]:
+    for kernel in module.entries:
+        for ins in module.kernel(kernel).instructions:
+            for kind, damage in OPERATORS:
+                if (new := damage(ins.text + ";")) is not None:
+                    yield Mutant(kernel, kind, ins.line, ins.text + ";", new)
+
+
+@dataclass
+class Baseline:
+    """Undamaged runs: which kernels each case launches and which instructions ever run."""
+
+    cases: dict[str, list[Any]]  # by kernel, quickest first
+    executed: dict[str, set[int]]  # by kernel, line numbers
+
+
+def baseline(op: str, module: Module, planner: HostDevice) -> Baseline:
+    times: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
+    hits: dict[str, np.ndarray] = {}
+    cases = list(cases_of(op).CASES)
+    for k, case in enumerate(cases):
+        device, start = PtxDevice(module), time.perf_counter()
+        outcome = cases_of(op).run(case, device, planner)
+        if not outcome.clean:
+            raise RuntimeError(f"{case} fails without any damage:\n{outcome}")
+        for kernel, counts in device.machine.statistics.executed.items():
+            times[kernel].append((time.perf_counter() - start, k))
+            hits[kernel] = hits.get(kernel, 0) + counts
+    lines = {
+        kernel: {i.line for i, n in zip(module.kernel(kernel).instructions, counts, strict=True) if n}
+        for kernel, counts in hits.items()
+    }
+    return Baseline({kernel: [cases[k] for _, k in sorted(t)] for kernel, t in times.items()}, lines)
+
+
+def verdict(op: str, module: Module, mutant: Mutant, base: Baseline, planner: HostDevice) -> str:
+    """How the mutant was noticed, or survived."""
+    damaged = module.with_statement(mutant.line, mutant.old, mutant.new)
+    for case in base.cases[mutant.kernel]:
+        try:
+            outcome = cases_of(op).run(case, PtxDevice(damaged, Options(max_steps=STEPS)), planner)
+        except PtxError:
+            return "not PTX"
+        if outcome.findings:
+            return "checker"
+        if outcome.wrong:
+            return "result"
+    return "survived"
+
+
+def draw(module: Module, base: Baseline, count: int, seed: int) -> tuple[list[Mutant], int]:
+    """`count` mutants of executed instructions, every kind as evenly as it can be; how many there are in all."""
+    by_kind: dict[str, list[Mutant]] = collections.defaultdict(list)
+    everything = 0
+    for m in mutants(module):
+        everything += 1
+        if m.line in base.executed.get(m.kernel, ()):
+            by_kind[m.kind].append(m)
+    rng = random.Random(seed)
+    for pool in by_kind.values():
+        rng.shuffle(pool)
+    chosen: list[Mutant] = []
+    while len(chosen) < count and any(by_kind.values()):
+        for kind in sorted(by_kind):
+            if by_kind[kind] and len(chosen) < count:
+                chosen.append(by_kind[kind].pop())
+    return chosen, everything
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("op")
+    parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--target", type=int, default=80, choices=toolchain.TARGETS)
+    parser.add_argument("--record", action="store_true", help="write the score into mutation.json")
+    o = parser.parse_args()
+    records = json.loads(RECORD.read_text()) if RECORD.exists() else {"equivalent": [], "scores": {}}
+    argued = {(e["kernel"], e["old"], e["new"]) for e in records["equivalent"]}
+    started = time.perf_counter()
+    with Builds() as builds, HostDevice(builds.host("plain").executable) as planner:
+        module = builds.module(o.op, o.target)
+        base = baseline(o.op, module, planner)
+        chosen, everything = draw(module, base, o.count, o.seed)
+        tally: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        survivors = []
+        for k, mutant in enumerate(chosen):
+            how = verdict(o.op, module, mutant, base, planner)
+            if how == "survived" and (mutant.kernel, mutant.old, mutant.new) in argued:
+                how = "equivalent"
+            tally[mutant.kind][how] += 1
+            if how == "survived":
+                survivors.append(mutant)
+                print(
+                    f"survived: {mutant.kernel} line {mutant.line}, {mutant.kind}: {mutant.old}  ->  {mutant.new}"
+                )
+            if k % 25 == 24:
+                print(f"{k + 1} of {len(chosen)}, {time.perf_counter() - started:.0f} s", flush=True)
+    total = sum(tally.values(), collections.Counter())
+    for kind, counts in sorted(tally.items()):
+        print(f"{kind:24s} {dict(counts)}")
+    counted = len(chosen) - total["equivalent"] - total["not PTX"]
+    noticed = counted - total["survived"]
+    score = {
+        "mutants": len(chosen),
+        "noticed": noticed,
+        "equivalent": total["equivalent"],
+        "survived": total["survived"],
+        "score": round(noticed / counted, 4),
+        "seed": o.seed,
+        "of": everything,
+        "ptx": toolchain.ptx_hash(builds.ptx(o.op, o.target)),
+    }
+    print(f"{score}  {time.perf_counter() - started:.0f} s")
+    if o.record:
+        records["scores"][f"{o.op}/compute_{o.target}"] = score
+        RECORD.write_text(json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same cases and tolerances on a GPU, from cubins of the verified PTX, and timings: `pytest -m cuda tests/cuda`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from . import adaln_modulate, toolchain
+from .devices import HostDevice
+from .gpu import Driver, GpuDevice, driver
+from .lanes import SETS, cases_of, source_of
+from .toolchain import TARGETS
+
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("need_ptx")]
+
+
+@pytest.fixture(scope="module")
+def cuda() -> Driver:
+    found = driver()
+    if found is None:
+        pytest.skip("no CUDA driver or device")
+    if found.capability() < min(TARGETS):
+        pytest.skip(f"{found.name()} is older than sm_{min(TARGETS)}")
+    return found
+
+
+@contextmanager
+def on_gpu(cuda: Driver, op: str) -> Iterator[GpuDevice]:
+    """A cubin of the newest shipped target of the device's generation, or of the oldest if there is none."""
+    capability = cuda.capability()
+    target = max((t for t in TARGETS if t <= capability and t // 10 == capability // 10), default=0)
+    if not target:
+        pytest.skip(f"no shipped cubin for sm_{capability}")
+    device = GpuDevice(cuda, toolchain.cubin(toolchain.ptx(source_of(op), target), op, target).path)
+    try:
+        yield device
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize(
+    ("op", "case"), [pytest.param(s, c, id=f"{s}-{c}") for s in SETS for c in cases_of(s).CASES]
+)
+def test_case(op: str, case: Any, cuda: Driver, planner: HostDevice) -> None:
+    with on_gpu(cuda, op) as device:
+        outcome = cases_of(op).run(case, device, planner)
+    assert outcome.clean, str(outcome)
+
+
+@pytest.mark.parametrize("shape", [(16, 345, 320), (1, 1025, 1536), (8, 1025, 1536)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_speed(shape: tuple[int, int, int], dtype: str, cuda: Driver, planner: HostDevice) -> None:
+    """Prints the time and the bytes that must move over it; asserts nothing about them."""
+    case = adaln_modulate.Case(*shape, dtype)
+    with on_gpu(cuda, "adaln_modulate") as device:
+        plan, moved = adaln_modulate.timed_forward(case, device, planner)
+        for kernel, grid, block, shared in plan.launches:
+            ms = device.milliseconds(kernel, (grid, 1, 1), (block, 1, 1), plan.parameters, shared)
+            print(f"{cuda.name()}, {kernel} {shape}: {1000 * ms:.1f} us, {moved / ms / 1e6:.0f} GB/s")
