@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import threading
@@ -73,8 +74,11 @@ def test_threads_at_once_get_the_same_bits(case: OpCase) -> None:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Bytes of this process in memory, less what the heap holds free (where libc can hand it back)."""
     gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -144,5 +148,5 @@ def test_memory_does_not_grow(case: OpCase) -> None:
 
 def test_a_leak_would_be_seen() -> None:
     kept: list[bytes] = []
-    # 40 MB: what earlier tests left free on the heap must not hide it
-    assert growth(lambda: kept.append(bytes(4000))) > ALLOWED_BYTES
+    # 160 MB in all: more than Python's own arenas may still hold free after other tests
+    assert growth(lambda: kept.append(b"\1" * 16_000)) > ALLOWED_BYTES
