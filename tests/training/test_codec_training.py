@@ -154,20 +154,24 @@ def test_gains_restore_the_energy(config: CodecTrainingConfig) -> None:
     store = FeatureStore(config.data)
     quiet = replace(config, latent_noise=0.0, gain_db=(0.0, 0.0))
     codec = fit_codec(quiet, store).requires_grad_(False)
-    codec.magnet.residual.bias.fill_(-0.4)
+    codec.magnet.residual.bias.fill_(-0.5)  # an untrained network is too loud for gains of at most 6 dB
     batches = MagNetBatches(store, store.select("train"), codec, quiet)
 
-    def ratio() -> float:
-        made = real = 0.0
-        for step in range(100, 108):
+    def error() -> torch.Tensor:
+        """Mean over windows of the logarithm of made over real energy, per channel and eighth of the bins."""
+        rows = []
+        for step in range(100, 116):
             mel, magnitude = batches.batch(step)
-            made += float(codec.magnitudes_of(mel).exp().square().sum())
-            real += float(magnitude.square().sum())
-        return made / real
+            made, real = (
+                x.square().mean(2)[..., :128].unflatten(-1, (8, 16)).sum(-1)
+                for x in (codec.magnitudes_of(mel).exp(), magnitude)
+            )
+            rows.append((made / real).log())
+        return torch.cat(rows).mean(0)
 
-    assert ratio() < 0.75
-    fit_gain(codec, batches, count=8, bands=8)
-    assert 0.85 < ratio() < 1.15
+    assert error()[:, 3:].abs().mean() > 0.5
+    fit_gain(codec, batches, count=16)
+    assert error()[:, 3:].abs().max() < 0.25
 
 
 def test_configuration_from_toml(tmp_path: Path) -> None:

@@ -158,20 +158,22 @@ def magnet_loss(net: MagNet, mel: Tensor, magnitude: Tensor, config: CodecTraini
 def fit_gain(codec: MelCodec, batches: MagNetBatches, count: int = 24, bands: int = 24) -> Tensor:
     """Gains (2, bins) in nats that give decoded magnitudes, texture included, the energy of the originals.
 
-    One gain per channel and band (evenly spaced in mel): half the logarithm of the ratio of energies summed
-    over `count` batches, interpolated to bins.
+    One gain per channel and band (evenly spaced in mel), interpolated to bins: half the mean over windows of
+    the logarithm of the ratio of energies. Ratios of sums over windows would follow the loudest few.
     """
     mel = codec.config.mel
     edges = mel_centres(mel.sample_rate, bands - 1) * mel.n_fft / mel.sample_rate
     band = torch.from_numpy(np.searchsorted(edges[1:-1], np.arange(mel.bins), side="right"))
-    energy = torch.zeros(2, 2, bands, dtype=torch.float64)  # made and real, mid and side, band
     codec.gain.zero_()
+    ratios = []
     for step in range(count):
         log_mel, magnitude = batches.batch(-1 - step & 0x7FFFFFFF)
-        made = codec.magnitudes_of(log_mel).exp()
-        for row, values in enumerate((made, magnitude)):
-            energy[row].index_add_(1, band, values.double().square().sum((0, 2)))
-    gain = 0.5 * (energy[1] / energy[0].clamp_min(1e-20)).clamp(0.25, 4.0).log()
+        made, real = (
+            x.new_zeros(*x.shape[:2], bands).index_add_(2, band, x.square().mean(2) + _MAGNITUDE_FLOOR**2)
+            for x in (codec.magnitudes_of(log_mel).exp(), magnitude)
+        )
+        ratios.append((real / made).log())
+    gain = 0.5 * torch.cat(ratios).mean(0).clamp(-1.4, 1.4).double()
     centres = torch.bincount(band, weights=torch.arange(mel.bins).double(), minlength=bands)
     centres = centres / torch.bincount(band, minlength=bands).clamp_min(1)
     rows = [np.interp(np.arange(mel.bins), centres.numpy(), row.numpy()) for row in gain]
