@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, cast
 
-from .ptx import Machine, Module, Options
+from .ptx import Machine, Module, Options, Statistics
 
 Size3 = tuple[int, int, int]
 
@@ -38,8 +38,10 @@ class Device(Protocol):
 class PtxDevice:
     """The PTX lane: a fresh machine on a module that is read once."""
 
-    def __init__(self, module: Module, options: Options | None = None) -> None:
-        self.machine = Machine(module, options)
+    def __init__(
+        self, module: Module, options: Options | None = None, statistics: Statistics | None = None
+    ) -> None:
+        self.machine = Machine(module, options, statistics)
 
     def allocate(self, size: int, contents: bytes | None, misalign: int = 0) -> int:
         return self.machine.memory.allocate(size, contents, misalign)

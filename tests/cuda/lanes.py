@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 from . import toolchain
 from .cases import Outcome
 from .devices import Device, HostDevice, HostOptions, PtxDevice
-from .ptx import Module, Options
+from .ptx import Module, Options, Statistics
 from .toolchain import CSRC, HERE, TARGETS
 
 OPS = sorted(p.stem for p in (CSRC / "cuda").glob("*.cu"))
@@ -52,6 +52,7 @@ class Builds:
     def __init__(self) -> None:
         self._modules: dict[tuple[str, int], Module] = {}
         self._workers: dict[str, HostDevice] = {}
+        self._coverage: dict[tuple[str, int], Statistics] = {}
 
     def ptx(self, op: str, target: int) -> str:
         return toolchain.ptx(source_of(op), target)
@@ -62,8 +63,15 @@ class Builds:
         return self._modules[op, target]
 
     def machine(self, op: str, target: int, options: Options | None = None) -> PtxDevice:
-        """A fresh device that knows the op's kernels."""
-        return PtxDevice(self.module(op, target), options)
+        """A fresh device that knows the op's kernels; with the usual options it counts towards the coverage."""
+        statistics = None if options else self._coverage.setdefault((op, target), Statistics())
+        return PtxDevice(self.module(op, target), options, statistics)
+
+    def coverage(self, op: str, target: int) -> tuple[int, int]:
+        """(instructions that some machine of this session ran, all instructions) of the op's PTX."""
+        module, statistics = self.module(op, target), self._coverage.get((op, target), Statistics())
+        ran = sum(statistics.covered(kernel) for kernel in module.entries)
+        return ran, sum(len(module.kernel(kernel).instructions) for kernel in module.entries)
 
     def host(self, mode: str, options: HostOptions | None = None) -> HostDevice:
         """The worker of a mode, its buffers forgotten."""
@@ -111,8 +119,11 @@ class Record:
         """What is verified (the PTX, or the host lane's sources) and by what (the cases and the interpreter)."""
         if unit == PLANTED:
             kernels = [*(CSRC / "cuda").iterdir(), *HERE.glob("*.cuh")]
-            harness = [*HERE.glob("*.py"), *(HERE / "ptx").glob("*.py"), *(CSRC / "emulator").iterdir()]
-            self._current[unit] = _digest([*kernels, *harness])
+            tables = [
+                HERE / f"{name}.py" for name in ("planted", "cases", "adaln_modulate", "probes", "devices")
+            ]
+            harness = [*(HERE / "ptx").glob("*.py"), *(CSRC / "emulator").iterdir()]
+            self._current[unit] = _digest([*kernels, *tables, *harness])
         if unit not in self._current:
             op, lane = unit.split("/")
             kind, which = lane.split("-")

@@ -12,5 +12,6 @@ docs/cuda.md.
 
 from .machine import Machine, Options
 from .program import Kernel, Module, PtxError
+from .statistics import Statistics
 
-__all__ = ["Kernel", "Machine", "Module", "Options", "PtxError"]
+__all__ = ["Kernel", "Machine", "Module", "Options", "PtxError", "Statistics"]

@@ -42,11 +42,14 @@ class Options:
 class Machine:
     """A device that holds global memory and runs the kernels of one PTX module."""
 
-    def __init__(self, module: Module | str, options: Options | None = None) -> None:
+    def __init__(
+        self, module: Module | str, options: Options | None = None, statistics: Statistics | None = None
+    ) -> None:
+        """`statistics`: counted on there, for instance the coverage of many machines; else in a new one."""
         self.module = Module(module) if isinstance(module, str) else module
         self.options = options or Options()
         self.memory = GlobalMemory()
-        self.statistics = Statistics(self.options.statistics)
+        self.statistics = statistics or Statistics(self.options.statistics)
         self.symbols = {
             name: self.memory.allocate(array.nbytes, array.tobytes()) for name, array in self.module.globals()
         }

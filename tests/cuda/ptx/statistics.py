@@ -21,10 +21,9 @@ class Statistics:
         self.counts: collections.Counter[str] = collections.Counter()
         self.executed: dict[str, Array] = {}  # by kernel: how many threads ran each instruction
 
-    def coverage(self, kernel: str, instructions: int) -> tuple[int, int]:
-        """(instructions that ran at least once, all of them)."""
-        hits = self.executed.get(kernel)
-        return (0 if hits is None else int((hits > 0).sum())), instructions
+    def covered(self, kernel: str) -> int:
+        """How many of its instructions ran at least once."""
+        return int((self.executed[kernel] > 0).sum()) if kernel in self.executed else 0
 
     def step(self, opcode: str, threads: Array) -> None:
         if self.enabled:
