@@ -256,7 +256,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_isa", [](const std::string& isa) { cpu::force(isa); }, py::arg("isa"));
   m.def("supported_isas", [] {
     py::list out;
-    for (cpu::Isa isa : {cpu::Isa::scalar, cpu::Isa::avx2, cpu::Isa::avx512})
+    for (cpu::Isa isa : cpu::kIsas)
       if (cpu::supported(isa)) out.append(cpu::name(isa));
     return py::tuple(out);
   });

@@ -24,7 +24,7 @@ dtyped = pytest.mark.parametrize(
     ("case", "dtype"),
     [pytest.param(c, d, id=f"{c.id}-{str(d)[6:]}") for c in CASES for d in c.dtypes],
 )
-ALL_ISAS = ("scalar", "avx2", "avx512")
+ALL_ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")
 
 
 @pytest.fixture(params=ALL_ISAS)
@@ -304,7 +304,7 @@ def test_environment_forces_the_isa(isa: str) -> None:
         assert done.stdout.strip() == "scalar"
     else:
         assert done.returncode != 0
-        assert "isa must be scalar, avx2 or avx512" in done.stderr
+        assert "isa must be scalar, avx2, avx512 or avx512_bf16" in done.stderr
 
 
 def test_forced_isa_must_exist() -> None:

@@ -14,6 +14,7 @@ const char* name(Isa isa) {
     case Isa::scalar: return "scalar";
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
+    case Isa::avx512_bf16: return "avx512_bf16";
   }
   return "?";
 }
@@ -28,6 +29,8 @@ bool supported(Isa isa) {
     case Isa::avx512:
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case Isa::avx512_bf16:
+      return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
   }
   return false;
 #else
@@ -37,16 +40,21 @@ bool supported(Isa isa) {
 
 namespace {
 
-Isa widest() { return supported(Isa::avx512) ? Isa::avx512 : supported(Isa::avx2) ? Isa::avx2 : Isa::scalar; }
+Isa widest() {
+  Isa found = Isa::scalar;
+  for (Isa isa : kIsas)
+    if (supported(isa)) found = isa;
+  return found;
+}
 
 Isa parse(std::string_view text) {
   if (text.empty()) return widest();
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  for (Isa isa : kIsas) {
     if (text != name(isa)) continue;
     if (!supported(isa)) throw ArgumentError("isa: this processor has no " + std::string(text));
     return isa;
   }
-  throw ArgumentError("isa must be scalar, avx2 or avx512, got '" + std::string(text) + "'");
+  throw ArgumentError("isa must be scalar, avx2, avx512 or avx512_bf16, got '" + std::string(text) + "'");
 }
 
 std::atomic<int>& chosen() {

@@ -11,33 +11,39 @@
 
 namespace prestissimo::cpu {
 
-enum class Isa { scalar, avx2, avx512 };
+// avx512_bf16 is avx512 with dot products of bfloat16 pairs and of int8 quadruples (AVX512_BF16 and AVX512_VNNI).
+enum class Isa { scalar, avx2, avx512, avx512_bf16 };
+constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16};  // narrowest first
 
 const char* name(Isa isa);
 bool supported(Isa isa);       // by this processor and its operating system
 Isa active();                  // the widest supported one, unless forced
-void force(std::string_view);  // "scalar", "avx2", "avx512", or "" for the widest; throws ArgumentError
+void force(std::string_view);  // "scalar", "avx2", "avx512", "avx512_bf16", or "" for the widest; throws ArgumentError
 
 }  // namespace prestissimo::cpu
 
 // Declares the kernel `function(const Args&)` of every ISA and, in namespace cpu, the function that calls the active
 // one.
 #if PRESTISSIMO_X86
-#define PRESTISSIMO_CPU_KERNEL(function, Args)                                                            \
-  namespace prestissimo::cpu::scalar {                                                                    \
-  void function(const Args&);                                                                             \
-  }                                                                                                       \
-  namespace prestissimo::cpu::avx2 {                                                                      \
-  void function(const Args&);                                                                             \
-  }                                                                                                       \
-  namespace prestissimo::cpu::avx512 {                                                                    \
-  void function(const Args&);                                                                             \
-  }                                                                                                       \
-  namespace prestissimo::cpu {                                                                            \
-  inline void function(const Args& a) {                                                                   \
-    static constexpr void (*table[])(const Args&) = {scalar::function, avx2::function, avx512::function}; \
-    table[static_cast<int>(active())](a);                                                                 \
-  }                                                                                                       \
+#define PRESTISSIMO_CPU_KERNEL(function, Args)                                                           \
+  namespace prestissimo::cpu::scalar {                                                                   \
+  void function(const Args&);                                                                            \
+  }                                                                                                      \
+  namespace prestissimo::cpu::avx2 {                                                                     \
+  void function(const Args&);                                                                            \
+  }                                                                                                      \
+  namespace prestissimo::cpu::avx512 {                                                                   \
+  void function(const Args&);                                                                            \
+  }                                                                                                      \
+  namespace prestissimo::cpu::avx512_bf16 {                                                              \
+  void function(const Args&);                                                                            \
+  }                                                                                                      \
+  namespace prestissimo::cpu {                                                                           \
+  inline void function(const Args& a) {                                                                  \
+    static constexpr void (*table[])(const Args&) = {scalar::function, avx2::function, avx512::function, \
+                                                     avx512_bf16::function};                             \
+    table[static_cast<int>(active())](a);                                                                \
+  }                                                                                                      \
   }
 #else
 #define PRESTISSIMO_CPU_KERNEL(function, Args)                 \
