@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from bench_decode import transforms
 from interleave import machine
+from torch.utils.flop_counter import FlopCounterMode
 
 from prestissimo.models.config import bundled_models
 from prestissimo.models.text import load_text_encoder
@@ -65,6 +67,7 @@ def test_transformer(benchmark: Any, name: str, dtype: torch.dtype) -> None:
     benchmark.extra_info |= {
         "machine": machine(),
         "parameters": sum(p.numel() for p in dit.parameters()),
+        "calls": CALLS,
         "gflop_per_call": dit.flops(frames, 24) / 1e9,
         "goal_gflop": 10.0,
     }
@@ -83,5 +86,8 @@ def test_decoder(benchmark: Any, rounds: int) -> None:
         audio = codec.decode_waveform(latents)
         return (audio.clamp(-1, 1) * 32767).to(torch.int16)
 
+    with FlopCounterMode(display=False) as counter:
+        decode()
+    gflop = counter.get_total_flops() / 1e9 + transforms(2 * rounds + 1, latents)
     benchmark.pedantic(decode, rounds=5, warmup_rounds=1)
-    benchmark.extra_info |= {"machine": machine(), "goal_gflop": 20.0, "seconds": SECONDS}
+    benchmark.extra_info |= {"machine": machine(), "goal_gflop": 20.0, "gflop": gflop}

@@ -1,67 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of a benchmark run: `python benchmarks/report.py ops.json`. Losses are marked, not left out."""
+"""Tables of benchmark runs, losses marked and not left out.
+
+python benchmarks/report.py ops.json path.json > tables.md
+python benchmarks/report.py ops.json path.json --keep docs/performance/zen4.json    # the figures without the noise
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 STREAMED = 8.0  # MB of input and output above which a copy is the bar
+Row = dict[str, Any]  # name, fastest_s and what the benchmark itself noted
 
 
-def row(name: str, info: dict[str, Any]) -> str:
-    us = info["microseconds"]
+def rows_of(path: Path) -> list[Row]:
+    """The rows of a pytest-benchmark file, or of one that `--keep` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(data, list):
+        return data
+    return [
+        {"name": b["name"], "fastest_s": b["stats"]["min"], **b["extra_info"]} for b in data["benchmarks"]
+    ]
+
+
+def op_row(row: Row) -> str:
+    us = row["microseconds"]
     marks = []
-    if info["gain"] < 0.85 * info["bytes_ratio"]:
+    if row["gain"] < 0.85 * row["bytes_ratio"]:
         marks.append("gain")
-    if info["of_compile"] < 0.95:
+    if row["of_compile"] < 0.95:
         marks.append("compile")
-    if info["megabytes"] > STREAMED and info["of_copy"] < 0.8:
+    if row["megabytes"] > STREAMED and row["of_copy"] < 0.8:
         marks.append("copy")
+    name = row["name"].removeprefix("test_op[").removesuffix("]")
     return (
-        f"| {name} | {info['megabytes']:.2f} | {us['prestissimo']:.1f} | {us['eager']:.1f} | {us['compile']:.1f} "
-        f"| {us['copy']:.1f} | {info['gb_per_s']:.1f} | {info['gain']:.2f} ({info['bytes_ratio']:.0f}) "
-        f"| {info['of_compile']:.2f} | {info['of_copy']:.2f} | {'below: ' + ', '.join(marks) if marks else ''} |"
+        f"| {name} | {row['megabytes']:.2f} | {us['prestissimo']:.1f} | {us['eager']:.1f} | {us['compile']:.1f} "
+        f"| {us['copy']:.1f} | {row['gb_per_s']:.1f} | {row['gain']:.2f} ({row['bytes_ratio']:.0f}) "
+        f"| {row['of_compile']:.2f} | {row['of_copy']:.2f} | {'below: ' + ', '.join(marks) if marks else ''} |"
     )
 
 
-def table(path: Path) -> str:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    runs = [(b["name"], b["extra_info"]) for b in data["benchmarks"]]
-    ops = [(n, i) for n, i in runs if "gain" in i]
-    lines = []
-    if ops:
-        lines += [", ".join(f"{k} {v}" for k, v in ops[0][1]["machine"].items()), ""]
+def stage_row(row: Row) -> str:
+    work = row.get("gflop_per_call", row.get("gflop"))
+    goal = f"{row['goal_gflop']:.0f} GFLOP" if "goal_gflop" in row else ""
+    cells = [
+        row["name"].removeprefix("test_") + (f", {row['calls']} calls" if "calls" in row else ""),
+        f"{row['fastest_s'] * 1e3:.1f}",
+        "" if work is None else f"{work:.2f}",
+        f"{row['goal_ms']:.0f} ms" if "goal_ms" in row else goal,
+        f"{row['x_real_time']:.0f}" if "x_real_time" in row else "",
+        f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(rows: list[Row]) -> str:
+    machines = {", ".join(f"{k} {v}" for k, v in row["machine"].items()) for row in rows if "machine" in row}
+    lines = [*sorted(machines), ""]
+    if ops := [row for row in rows if "gain" in row]:
         lines += [
             "Microseconds of the fastest of 30 interleaved rounds. gain: over eager (in brackets: the ratio of bytes "
             "moved); of compile, of copy: their time over ours.",
             "",
             "| op, size, dtype, threads | MB | ours | eager | compile | copy | GB/s | gain | of compile | of copy | |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
+            *map(op_row, ops),
+            "",
         ]
-        lines += [row(n.removeprefix("test_op[").removesuffix("]"), i) for n, i in ops]
-    path_rows = [
-        (b["name"], b["stats"]["min"], b["extra_info"])
-        for b in data["benchmarks"]
-        if "goal_" in str(b["extra_info"])
-    ]
-    if path_rows:
-        lines += [", ".join(f"{k} {v}" for k, v in path_rows[0][2]["machine"].items()), ""]
-        lines += ["| stage | ms | GFLOP | goal | parameters |", "|---|---|---|---|---|"]
-    for name, seconds, info in path_rows:
-        goal = f"{info['goal_gflop']:.0f} GFLOP" if "goal_gflop" in info else f"{info['goal_ms']:.0f} ms"
-        gflop = f"{info['gflop_per_call']:.2f} a call" if "gflop_per_call" in info else ""
-        parameters = f"{info['parameters'] / 1e6:.1f} M" if "parameters" in info else ""
-        lines += [f"| {name.removeprefix('test_')} | {seconds * 1e3:.0f} | {gflop} | {goal} | {parameters} |"]
-    for name, info in runs:
-        if "native" in info:
-            lines += [
-                f"\n{name}: {info['microseconds']:.1f} µs (torch's own addcmul {info['native']:.1f} µs)"
-            ]
+    if stages := [row for row in rows if {"goal_gflop", "goal_ms", "gflop"} & row.keys()]:
+        lines += [
+            "| stage, 32 s of stereo | ms | GFLOP a call | goal | × real time | parameters |",
+            "|---|---|---|---|---|---|",
+            *map(stage_row, stages),
+            "",
+        ]
+    for row in rows:
+        if "native" in row:
+            ours, native = row["microseconds"], row["native"]
+            lines += [f"{row['name']}: {ours:.1f} µs (torch's own addcmul {native:.1f} µs)", ""]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--keep", type=Path, help="write the figures here, to be committed")
+    options = parser.parse_args()
+    everything = [row for path in options.files for row in rows_of(path)]
+    if options.keep:
+        options.keep.parent.mkdir(parents=True, exist_ok=True)
+        lines = ",\n".join(json.dumps(row) for row in everything)
+        options.keep.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    print(table(everything))
