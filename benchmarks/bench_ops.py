@@ -31,13 +31,17 @@ ROWS = [
 
 
 def outputs(y: Any) -> tuple[torch.Tensor, ...]:
-    return y if isinstance(y, tuple) else (y,)
+    return tuple(y) if isinstance(y, (tuple, list)) else (y,)
+
+
+def in_float64(v: Any) -> Any:
+    if isinstance(v, list):
+        return [in_float64(t) for t in v]
+    return v.double() if torch.is_tensor(v) and v.is_floating_point() else v
 
 
 def verify(case: OpCase, arguments: dict[str, Any]) -> None:
-    wide = {
-        k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in arguments.items()
-    }
+    wide = {k: in_float64(v) for k, v in arguments.items()}
     rows = zip(
         outputs(case.op(**arguments)),
         outputs(case.reference(**arguments)),

@@ -30,6 +30,17 @@ struct Array {
   }
 };
 
+// Several arrays behind one argument. The views belong to the caller; elements are named `name[i]` in errors.
+struct ArrayList {
+  const Array* data = nullptr;
+  int64_t count = 0;
+
+  int64_t size() const { return count; }
+  const Array& operator[](int64_t i) const { return data[i]; }
+  const Array* begin() const { return data; }
+  const Array* end() const { return data + count; }
+};
+
 std::string shape_text(const Array& a);
 
 // ValueError in Python; the text names the op and the argument.

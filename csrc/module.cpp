@@ -7,7 +7,10 @@
 #include <pybind11/pybind11.h>
 
 #include <exception>
+#include <forward_list>
+#include <new>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -144,7 +147,25 @@ Array to_array(PyObject* object, const char* op, const char* argument, Capsules&
   return a;
 }
 
-Value to_value(const OpEntry& op, int i, PyObject* object, Capsules& capsules, Stream& stream) {
+// The views of list arguments, alive for one call; empty, it costs nothing.
+using Lists = std::forward_list<std::vector<Array>>;
+
+ArrayList to_list(PyObject* object, const char* op, const char* argument, Capsules& capsules, Stream& stream,
+                  Lists& lists) {
+  if (!PyList_Check(object) && !PyTuple_Check(object))
+    throw ArgumentTypeError(std::string(op) + ": " + argument + " must be a list of arrays, got " +
+                            Py_TYPE(object)->tp_name);
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(object);
+  std::vector<Array>& arrays = lists.emplace_front();
+  arrays.reserve(static_cast<size_t>(n));
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    const std::string name = std::string(argument) + "[" + std::to_string(i) + "]";
+    arrays.push_back(to_array(PySequence_Fast_GET_ITEM(object, i), op, name.c_str(), capsules, stream));
+  }
+  return {arrays.data(), static_cast<int64_t>(n)};
+}
+
+Value to_value(const OpEntry& op, int i, PyObject* object, Capsules& capsules, Stream& stream, Lists& lists) {
   Value v;
   const char* argument = op.argument_names[i];
   switch (op.kinds[i]) {
@@ -155,6 +176,7 @@ Value to_value(const OpEntry& op, int i, PyObject* object, Capsules& capsules, S
       v.array = to_array(object, op.name, argument, capsules, stream);
       v.present = true;
       return v;
+    case Kind::array_list: v.arrays = to_list(object, op.name, argument, capsules, stream, lists); return v;
     case Kind::real:
       v.real = PyFloat_AsDouble(object);
       if (v.real == -1.0 && PyErr_Occurred()) throw PythonError{};
@@ -177,7 +199,7 @@ Value to_value(const OpEntry& op, int i, PyObject* object, Capsules& capsules, S
   return v;
 }
 
-constexpr int kMaxArguments = 16;
+constexpr int kMaxArguments = 32;
 
 // pybind11's own guard also looks up its internals, a tenth of a microsecond that every small call would pay.
 struct WithoutGil {
@@ -192,9 +214,13 @@ PyObject* call_op(PyObject* self, PyObject* const* arguments, Py_ssize_t count) 
       throw ArgumentTypeError(std::string(op.name) + " takes " + std::to_string(op.arity) + " arguments, got " +
                               std::to_string(count));
     Capsules capsules;
+    Lists lists;
     Stream stream;
-    Value values[kMaxArguments];
-    for (int i = 0; i < op.arity; ++i) values[i] = to_value(op, i, arguments[i], capsules, stream);
+    // only as many as the op has are made: small calls would pay for the rest
+    static_assert(std::is_trivially_destructible_v<Value>);
+    alignas(Value) unsigned char room[kMaxArguments * sizeof(Value)];
+    auto* values = reinterpret_cast<Value*>(room);
+    for (int i = 0; i < op.arity; ++i) new (values + i) Value(to_value(op, i, arguments[i], capsules, stream, lists));
     {
       const WithoutGil released;
       op.call(values, stream);

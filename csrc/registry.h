@@ -11,12 +11,13 @@
 
 namespace prestissimo {
 
-enum class Kind : uint8_t { array, optional_array, real, integer, text };
+enum class Kind : uint8_t { array, optional_array, array_list, real, integer, text };
 
 // One argument as the binding hands it over; `kind` of the parameter says which member counts.
 struct Value {
   Array array;
   bool present = false;  // an optional array that is not None
+  ArrayList arrays;
   double real = 0;
   int64_t integer = 0;
   std::string_view text;
@@ -46,6 +47,11 @@ template <>
 struct Parameter<const Array*> {
   static constexpr Kind kind = Kind::optional_array;
   static const Array* get(const Value& v) { return v.present ? &v.array : nullptr; }
+};
+template <>
+struct Parameter<ArrayList> {
+  static constexpr Kind kind = Kind::array_list;
+  static ArrayList get(const Value& v) { return v.arrays; }
 };
 template <>
 struct Parameter<double> {
@@ -90,8 +96,8 @@ struct Registrar {
 
 }  // namespace detail
 
-// void function(Stream, arguments...), arguments being const Array&, const Array* (None allowed), double, int64_t,
-// text.
+// void function(Stream, arguments...), arguments being const Array&, const Array* (None allowed), ArrayList (a Python
+// list or tuple of arrays), double, int64_t, text.
 #define PRESTISSIMO_OP(function, ...)                              \
   static const char* const function##_arguments[] = {__VA_ARGS__}; \
   static const ::prestissimo::detail::Registrar<&function> function##_registrar(#function, function##_arguments);

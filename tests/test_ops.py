@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,17 +51,42 @@ def is_float(v: Any) -> bool:
     return isinstance(v, torch.Tensor) and v.is_floating_point()
 
 
+def each(v: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """`v` with its tensors changed: an argument is a tensor, a list of tensors, or something else."""
+    if isinstance(v, list):
+        return [each(t, change) for t in v]
+    return change(v) if isinstance(v, torch.Tensor) else v
+
+
 def clone(
     arguments: dict[str, Any], dtype: torch.dtype | None = None, grad: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    out = {k: v.detach().to(dtype or v.dtype).clone() if is_float(v) else v for k, v in arguments.items()}
+    def copy(v: torch.Tensor) -> torch.Tensor:
+        return v.detach().to(dtype or v.dtype).clone() if is_float(v) else v
+
+    out = {k: each(v, copy) for k, v in arguments.items()}
     for name in grad:
-        out[name].requires_grad_()
+        each(out[name], torch.Tensor.requires_grad_)
     return out
 
 
+def tensors(v: Any) -> list[torch.Tensor]:
+    """A tensor, or the tensors of a list, as a list."""
+    return [t for t in v if isinstance(t, torch.Tensor)] if isinstance(v, list) else [v]
+
+
+def gradients(arguments: dict[str, Any], names: tuple[str, ...]) -> list[torch.Tensor]:
+    """Of every tensor of these arguments; None, which autograd takes as zero, as zeros."""
+    leaves = [t for name in names for t in tensors(arguments[name])]
+    return [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
+
+
 def outputs(y: Any) -> tuple[torch.Tensor, ...]:
-    return y if isinstance(y, tuple) else (y,)
+    return tuple(y) if isinstance(y, (tuple, list)) else (y,)
+
+
+def differentiable(y: Any) -> list[torch.Tensor]:
+    return [o for o in outputs(y) if o.requires_grad]
 
 
 def check_values(case: OpCase, arguments: dict[str, Any]) -> None:
@@ -95,12 +120,14 @@ def test_gradients(case: OpCase, dtype: torch.dtype, isa: str) -> None:
         rng = generator(100 + seed)
         dy: list[torch.Tensor] | None = None
         for a, f in versions:
-            y = outputs(f(**a))
+            y = differentiable(f(**a))
             dy = dy or [torch.randn(o.shape, generator=rng, dtype=torch.float64).to(dtype) + 0.25 for o in y]
             torch.autograd.backward(y, [g.to(o.dtype) for g, o in zip(dy, y, strict=True)])
         for name in case.gradients:
-            exact, same, result = (a[name].grad for a, _ in versions)
-            assert_close(result, same, exact, gradient=True, name=f"{case.id} {list(shape)} d{name}")
+            grads = zip(*(gradients(a, (name,)) for a, _ in versions), strict=True)
+            for i, (exact, same, result) in enumerate(grads):
+                where = f"{case.id} {list(shape)} d{name} {i}"
+                assert_close(result, same, exact, gradient=True, name=where)
 
 
 @cases
@@ -109,10 +136,14 @@ def test_gradcheck(case: OpCase) -> None:
         pytest.skip("no gradient by design")
     arguments = clone(case.make((2, 3, 5), torch.float64, generator()), None, case.gradients)
 
-    def f(*values: torch.Tensor) -> Any:
-        return case.op(**{**arguments, **dict(zip(case.gradients, values, strict=True))})
+    leaves = tuple(t for n in case.gradients for t in tensors(arguments[n]))
 
-    assert torch.autograd.gradcheck(f, tuple(arguments[n] for n in case.gradients))
+    def f(*values: torch.Tensor) -> Any:
+        rest = iter(values)
+        changed = {n: each(arguments[n], lambda _: next(rest)) for n in case.gradients}
+        return tuple(o for o in outputs(case.op(**{**arguments, **changed})) if o.is_floating_point())
+
+    assert torch.autograd.gradcheck(f, leaves)
 
 
 @cases
@@ -120,11 +151,12 @@ def test_some_gradients_only(case: OpCase) -> None:
     """Each differentiable argument alone: the others' gradients are not computed and change nothing."""
     arguments = case.make(case.small[0], case.dtypes[0], generator())
     full = clone(arguments, None, case.gradients)
-    torch.autograd.backward([o.sum() for o in outputs(case.op(**full))] if case.gradients else [])
+    torch.autograd.backward([o.sum() for o in differentiable(case.op(**full))])
     for name in case.gradients:
         alone = clone(arguments, None, (name,))
-        torch.autograd.backward([o.sum() for o in outputs(case.op(**alone))])
-        assert torch.equal(alone[name].grad, full[name].grad), name
+        torch.autograd.backward([o.sum() for o in differentiable(case.op(**alone))])
+        for one, two in zip(gradients(alone, (name,)), gradients(full, (name,)), strict=True):
+            assert torch.equal(one, two), name
 
 
 def strided(v: torch.Tensor, kind: str) -> torch.Tensor:
@@ -146,7 +178,7 @@ def strided(v: torch.Tensor, kind: str) -> torch.Tensor:
 def test_strides(case: OpCase, dtype: torch.dtype, kind: str) -> None:
     for shape in case.small:
         arguments = case.make(shape, dtype, generator())
-        odd = {k: strided(v, kind) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+        odd = {k: each(v, lambda t: strided(t, kind)) for k, v in arguments.items()}
         expected, result = outputs(case.op(**arguments)), outputs(case.op(**odd))
         for e, r in zip(expected, result, strict=True):
             assert torch.equal(e, r), f"{case.id} {list(shape)} {kind}"
@@ -156,13 +188,11 @@ def test_strides(case: OpCase, dtype: torch.dtype, kind: str) -> None:
 def test_row_strides_need_no_copy(case: OpCase, dtype: torch.dtype) -> None:
     """Chunks of a wider tensor, as `modulation.chunk(6, -1)` gives them."""
     arguments = case.make((2, 5, 24) if case.gradients else case.small[0], dtype, generator())
-    chunks = {}
-    for k, v in arguments.items():
-        if is_float(v) and v.dim() >= 2:
-            wide = torch.cat([v, v, v], dim=-1)
-            chunks[k] = wide.chunk(3, dim=-1)[1]
-        else:
-            chunks[k] = v
+
+    def chunk(v: torch.Tensor) -> torch.Tensor:
+        return torch.cat([v, v, v], dim=-1).chunk(3, dim=-1)[1] if is_float(v) and v.dim() >= 2 else v
+
+    chunks = {k: each(v, chunk) for k, v in arguments.items()}
     for e, r in zip(outputs(case.op(**arguments)), outputs(case.op(**chunks)), strict=True):
         assert torch.equal(e, r)
 
@@ -172,7 +202,7 @@ def test_row_strides_need_no_copy(case: OpCase, dtype: torch.dtype) -> None:
 def test_not_finite(case: OpCase, dtype: torch.dtype, value: float) -> None:
     for name in case.gradients:
         arguments = case.make((2, 3, 40), dtype, generator())
-        arguments[name].view(-1)[7] = value
+        tensors(arguments[name])[0].view(-1)[7] = value
         check_values(case, arguments)
 
 
@@ -188,9 +218,8 @@ def test_same_bits(case: OpCase, dtype: torch.dtype) -> None:
             torch.set_num_threads(n)
             a = clone(arguments, None, case.gradients)
             y = outputs(case.op(**a))
-            if case.gradients:
-                torch.autograd.backward([o.float().square().sum() for o in y])
-            runs.append([o.detach() for o in y] + [a[name].grad for name in case.gradients])
+            torch.autograd.backward([o.float().square().sum() for o in differentiable(y)])
+            runs.append([o.detach() for o in y] + gradients(a, case.gradients))
     finally:
         torch.set_num_threads(threads)
     for run in runs[1:]:
@@ -211,11 +240,13 @@ def test_threads_are_torchs(case: OpCase) -> None:
 def test_inputs_unchanged(case: OpCase, dtype: torch.dtype) -> None:
     arguments = case.make(case.small[0], dtype, generator())
     before = clone(arguments)
-    a = {k: v.requires_grad_() if k in case.gradients else v for k, v in arguments.items()}
-    y = outputs(case.op(**a))
-    if case.gradients:
-        torch.autograd.backward([o.sum() for o in y])
-    assert all(torch.equal(before[k], v.detach()) for k, v in a.items() if is_float(v))
+    for name in case.gradients:
+        each(arguments[name], torch.Tensor.requires_grad_)
+    y = case.op(**arguments)
+    torch.autograd.backward([o.sum() for o in differentiable(y)])
+    for k, v in arguments.items():
+        pairs = zip(tensors(before[k]), tensors(v), strict=True)
+        assert all(torch.equal(one, two.detach()) for one, two in pairs if isinstance(one, torch.Tensor)), k
 
 
 @cases
@@ -235,7 +266,7 @@ def test_bad_arguments_of_fake_tensors(case: OpCase) -> None:
     for change, error, name in case.bad:
         changed = change(dict(good))
         with FakeTensorMode() as mode:
-            fake = {k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in changed.items()}
+            fake = {k: each(v, mode.from_tensor) for k, v in changed.items()}
             with pytest.raises(error, match=rf"{case.name}: {name}\b"):
                 case.op(**fake)
 
@@ -260,9 +291,8 @@ def test_compile(case: OpCase) -> None:
     for f in (lambda a: outputs(case.op(**a)), compiled):
         a = clone(arguments, None, case.gradients)
         y = f(a)
-        if case.gradients:
-            torch.autograd.backward([o.sum() for o in y])
-        results.append([o.detach() for o in y] + [a[n].grad for n in case.gradients])
+        torch.autograd.backward([o.sum() for o in differentiable(y)])
+        results.append([o.detach() for o in y] + gradients(a, case.gradients))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -281,12 +311,13 @@ def test_numpy(case: OpCase, dtype: torch.dtype) -> None:
     if dtype == torch.bfloat16:
         pytest.skip("NumPy has no bfloat16")
     arguments = case.make(case.small[0], dtype, generator())
-    arrays = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-    for k, v in arrays.items():
-        if isinstance(v, np.ndarray):
-            v.flags.writeable = False
-            if v.ndim >= 2:
-                arrays[k] = np.asfortranarray(v)
+
+    def array(v: torch.Tensor) -> np.ndarray:
+        out = np.asfortranarray(v.numpy()) if v.dim() >= 2 else v.numpy()
+        out.flags.writeable = False
+        return out
+
+    arrays = {k: each(v, array) for k, v in arguments.items()}
     expected = outputs(case.op(**arguments))
     for e, r in zip(expected, outputs(case.op(**arrays)), strict=True):
         assert isinstance(r, np.ndarray)

@@ -91,6 +91,7 @@ class Op:
         self.schema = schema
         self.kernel, self.reference, self.check = kernel, reference, check
         self.overload: Any = None
+        self.takes_list = schema[schema.index("(") + 1 :].startswith("Tensor[]")
         if torch is None:
             return
         run = self.run_reference if _core is None else self._dispatch(dtypes)
@@ -108,6 +109,8 @@ class Op:
 
     def gradient(self, backward: Callable[..., Any], setup: Callable[..., None]) -> None:
         """Attach a backward: `setup(ctx, inputs, output)` saves, `backward(ctx, *dy)` gives one gradient per input.
+
+        The gradient of a Tensor[] is a list, None where an element has none; so are dy and needs_input_grad.
 
         What torch.library.register_autograd does, with a short cut: plain tensors reach the kernel without a second
         trip through the dispatcher. A small call costs 5 µs where gradients are enabled and 12 µs when it records,
@@ -137,6 +140,8 @@ class Op:
                 return (*backward(ctx, *dy), None)
 
         Gradient.__name__ = Gradient.__qualname__ = f"{self.name}_gradient"
+        if "Tensor[]" in self.schema:  # autograd.Function itself sees no tensors inside lists
+            torch._library.autograd.supports_tensorlist(Gradient)
 
         def autograd(keyset: Any, *args: Any) -> Any:
             if C.is_grad_enabled() and C._any_requires_grad(*args):
@@ -146,8 +151,16 @@ class Op:
         _library.impl(self.name, autograd, "Autograd", with_keyset=True)
 
     def _dispatch(self, dtypes: Sequence[str]) -> Callable[..., Any]:
-        """The kernel where the first argument's dtype has one, else the reference: a closure, being called often."""
+        """The kernel where the dtype of the first argument (or of its first element) has one, else the reference: a
+        closure, being called often."""
         kernel, has_kernel = self.kernel, frozenset(getattr(torch, d) for d in dtypes)
+
+        def run_list(*args: Any) -> Any:
+            known = not args[0] or args[0][0].dtype in has_kernel
+            return kernel(*args) if known else self.run_reference(*args)
+
+        if self.takes_list:
+            return run_list
 
         def run(*args: Any) -> Any:
             return kernel(*args) if args[0].dtype in has_kernel else self.run_reference(*args)
@@ -163,7 +176,8 @@ class Op:
         return self.reference(*args)
 
     def __call__(self, *args: Any) -> Any:
-        if torch is not None and isinstance(args[0], torch.Tensor):
+        first = args[0][0] if self.takes_list and args[0] else args[0]
+        if torch is not None and isinstance(first, torch.Tensor):
             return self.overload(*args)
         if _core is not None:
             return self.kernel(*args)
@@ -176,8 +190,14 @@ class Op:
             raise RuntimeError(
                 f"{self.name} needs the compiled module prestissimo._core, or torch for its reference"
             )
-        out = self.overload(*[torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args])
-        return tuple(o.numpy() for o in out) if isinstance(out, tuple) else out.numpy()
+
+        def to_torch(a: Any) -> Any:
+            if isinstance(a, (list, tuple)):
+                return [to_torch(v) for v in a]
+            return torch.from_numpy(a) if isinstance(a, np.ndarray) else a
+
+        out = self.overload(*map(to_torch, args))
+        return type(out)(o.numpy() for o in out) if isinstance(out, (tuple, list)) else out.numpy()
 
 
 def empty_like(a: Any) -> Any:
@@ -207,10 +227,14 @@ def launch(kernel: Callable[..., None], *args: Any) -> None:
     try:
         kernel(*args)
     except _core.NotContiguous:
-        kernel(*(_contiguous(a) if hasattr(a, "shape") else a for a in args))
+        kernel(*map(_contiguous, args))
 
 
 def _contiguous(a: Any) -> Any:
+    if isinstance(a, (list, tuple)):
+        return [_contiguous(v) for v in a]
+    if not hasattr(a, "shape"):
+        return a
     if torch is not None and isinstance(a, torch.Tensor):
         return a.contiguous()
     if getattr(getattr(a, "flags", None), "c_contiguous", False):
@@ -226,7 +250,11 @@ def _plain(args: Sequence[Any]) -> bool:
     """No subclass, no dispatch mode: nothing below autograd has a say in this call."""
     if torch._C._len_torch_dispatch_stack():
         return False
-    return all(type(a) in _plain_types for a in args)
+    return all(type(a) in _plain_types and (type(a) is not list or _plain_elements(a)) for a in args)
+
+
+def _plain_elements(a: list[Any]) -> bool:
+    return all(type(v) in _plain_types for v in a)
 
 
 def expect_shape(op: str, name: str, a: Any, *allowed: tuple[int, ...]) -> None:
