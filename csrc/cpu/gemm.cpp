@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gemm.h"
+
+#include "gemm_lanes.h"
+
+namespace prestissimo::cpu::PRESTISSIMO_ISA {
+namespace {
+
+// kRowsOfA times kVectors registers of sums, over all of K: B's vectors are loaded once for all rows, A's dwords once
+// for all vectors. Three sums a register deep are enough to hide the latency of a dot product.
+template <class P, int kRowsOfA, int kVectors>
+void product(int64_t steps, const char* a, const char* b, const char* start, int64_t start_stride, char* c,
+             int64_t c_stride) {
+  constexpr int kWidth = P::lanes * 4, kStep = P::parts == 1 ? 4 : 8, kSteps = kLineBytes / kStep;
+  typename P::Register sum[kRowsOfA][kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRowsOfA; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = start ? P::load(start + r * start_stride + v * kWidth) : P::zero();
+  for (; steps > 0; steps -= kSteps, a += kRowsOfA * kLineBytes) {
+    const char* step = a;
+    const char* const end = a + (steps < kSteps ? steps : kSteps) * kStep;
+    for (; step < end; step += kStep, b += kStepBytes) {
+#pragma GCC unroll 4
+      for (int part = 0; part < P::parts; ++part) {
+        decltype(P::b(b, part)) columns[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) columns[v] = P::b(b + v * kWidth, part);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRowsOfA; ++r) {
+          const auto row = P::a(step + r * kLineBytes, part);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) sum[r][v] = P::add(sum[r][v], row, columns[v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRowsOfA; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) P::store(c + r * c_stride + v * kWidth, sum[r][v]);
+}
+
+using Product = void (*)(int64_t, const char*, const char*, const char*, int64_t, char*, int64_t);
+
+// products<P>[rows - 1][vectors - 1]
+template <class P>
+struct Products {
+#define PRESTISSIMO_ROWS(n) {product<P, n, 1>, product<P, n, 2>}
+  static constexpr Product table[kRows][2] = {
+      PRESTISSIMO_ROWS(1),  PRESTISSIMO_ROWS(2),  PRESTISSIMO_ROWS(3),  PRESTISSIMO_ROWS(4),
+#if defined(__AVX2__)
+      PRESTISSIMO_ROWS(5),  PRESTISSIMO_ROWS(6),
+#endif
+#if defined(__AVX512F__)
+      PRESTISSIMO_ROWS(7),  PRESTISSIMO_ROWS(8),  PRESTISSIMO_ROWS(9),  PRESTISSIMO_ROWS(10),
+      PRESTISSIMO_ROWS(11), PRESTISSIMO_ROWS(12), PRESTISSIMO_ROWS(13), PRESTISSIMO_ROWS(14),
+#endif
+  };
+#undef PRESTISSIMO_ROWS
+};
+
+template <class P>
+void run(int rows, int columns, int64_t steps, const char* a, const char* b, const char* start, int64_t start_stride,
+         char* c, int64_t c_stride) {
+  constexpr int kPair = 2 * P::lanes;  // columns of one call
+  for (int j = 0; j < columns; j += kPair, start += start ? kPair * 4 : 0)
+    Products<P>::table[rows - 1][columns - j > P::lanes](steps, a, b + j * 4, start, start_stride * 4, c + j * 4,
+                                                         c_stride * 4);
+}
+
+}  // namespace
+
+void micro_kernel(Dot dot, int rows, int columns, int64_t steps, const void* a, const void* b, const void* start,
+                  int64_t start_stride, void* c, int64_t c_stride) {
+  const auto *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b),
+             *ps = static_cast<const char*>(start);
+  auto* pc = static_cast<char*>(c);
+  switch (dot) {
+    case Dot::float32: return run<FloatProducts>(rows, columns, steps, pa, pb, ps, start_stride, pc, c_stride);
+    case Dot::bfloat16: return run<Bfloat16Products>(rows, columns, steps, pa, pb, ps, start_stride, pc, c_stride);
+    case Dot::int8: return run<Int8Products>(rows, columns, steps, pa, pb, ps, start_stride, pc, c_stride);
+  }
+}
+
+}  // namespace prestissimo::cpu::PRESTISSIMO_ISA

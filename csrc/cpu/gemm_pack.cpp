@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gemm.h"
+#include "gemm_lanes.h"
+#include "vec.h"
+
+namespace prestissimo::cpu::PRESTISSIMO_ISA {
+namespace {
+
+// How values lie in 64 bytes of a packed row. fill(x, out) converts one line of kValues consecutive values; it may be
+// given values of any source type that the form takes.
+struct FloatForm {
+  static constexpr int kValues = 16;
+  template <class T>
+  static void fill(const T* x, char* out) {
+    for (int i = 0; i < kValues; i += Vec::lanes) store(reinterpret_cast<float*>(out) + i, load(x + i));
+  }
+};
+struct Bfloat16Form {
+  static constexpr int kValues = 32;
+  static void fill(const bfloat16* x, char* out) { memcpy(out, x, kLineBytes); }
+  template <class T>
+  static void fill(const T* x, char* out) {
+#if defined(__AVX512BF16__)
+    // This instruction flushes subnormals, and so does the dot product that reads them.
+    const __m512bh pairs = _mm512_cvtne2ps_pbh(load(x + 16).v, load(x).v);
+    memcpy(out, &pairs, kLineBytes);
+#else
+    for (int i = 0; i < kValues; i += Vec::lanes) store(reinterpret_cast<bfloat16*>(out) + i, load(x + i));
+#endif
+  }
+};
+// Rounded to bfloat16 and widened again: the operands of a product are the same on every ISA.
+struct WidenedBfloat16Form {
+  static constexpr int kValues = 16;
+  template <class T>
+  static void fill(const T* x, char* out) {
+    bfloat16 rounded[kValues];
+    for (int i = 0; i < kValues; i += Vec::lanes) store(rounded + i, load(x + i));
+    FloatForm::fill(rounded, out);
+  }
+};
+struct Int8Form {
+  static constexpr int kValues = 64;
+  static void fill(const int8_t* x, char* out) { memcpy(out, x, kLineBytes); }
+};
+struct OffsetInt8Form {
+  static constexpr int kValues = 64;
+  static void fill(const int8_t* x, char* out) {
+    for (int i = 0; i < kValues; ++i) out[i] = static_cast<char>(x[i] ^ -128);
+  }
+};
+struct Int16Form {
+  static constexpr int kValues = 32;
+  static void fill(const int8_t* x, char* out) {
+    for (int i = 0; i < kValues; i += 4) {
+      const int16_t step[] = {x[i], x[i + 2], x[i + 1], x[i + 3]};
+      memcpy(out + 2 * i, step, sizeof step);
+    }
+  }
+};
+
+template <class Form, class T>
+struct Packing {
+  // Line of up to kValues values of k, from k0 on; zeros beyond K.
+  static void line(const T* x, int64_t stride_k, int64_t k0, int64_t K, char* out) {
+    if (stride_k == 1 && k0 + Form::kValues <= K) return Form::fill(x + k0, out);
+    T values[Form::kValues] = {};
+    const int64_t n = K - k0 < Form::kValues ? K - k0 : Form::kValues;
+    for (int64_t i = 0; i < n; ++i) values[i] = x[(k0 + i) * stride_k];
+    Form::fill(values, out);
+  }
+
+  static void rows(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
+    const T* x = static_cast<const T*>(s.data);
+    for (int64_t p = first_panel; p < last_panel; ++p) {
+      const int64_t first = a.first(p), n = a.rows(p);
+      char* out = a.panel(p);
+      for (int64_t r = 0; r < n; ++r)
+        for (int64_t l = 0; l < a.lines(); ++l)
+          line(x + (first + r) * s.stride, s.stride_k, l * Form::kValues, a.K, out + (l * n + r) * kLineBytes);
+    }
+  }
+
+  // Sixteen steps at a time: a line of each column, then transposed.
+  static void columns(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
+    const T* x = static_cast<const T*>(s.data);
+    for (int64_t p = first_panel; p < last_panel; ++p) {
+      const int n = b.columns(p);
+      char* out = b.panel(p);
+      for (int64_t step = 0; step < b.steps(); step += 16, out += 16 * kStepBytes) {
+        alignas(64) uint32_t lines[kPanel][16];
+        if (n < kPanel) memset(lines, 0, sizeof lines);
+        for (int j = 0; j < n; ++j)
+          line(x + (p * kPanel + j) * s.stride, s.stride_k, step / 16 * Form::kValues, b.K,
+               reinterpret_cast<char*>(lines[j]));
+        transpose(lines, reinterpret_cast<uint32_t*>(out), b.steps() - step < 16 ? b.steps() - step : 16);
+      }
+    }
+  }
+
+  // Columns side by side in memory: rows of the source, interleaved by the values of a step.
+  static void column_rows(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
+    constexpr int kStep = Form::kValues / 16;
+    const T* x = static_cast<const T*>(s.data);
+    for (int64_t p = first_panel; p < last_panel; ++p) {
+      const int n = b.columns(p);
+      char* out = b.panel(p);
+      for (int64_t step = 0; step < b.steps(); ++step, out += kStepBytes) {
+        alignas(64) char row[kStep][kStepBytes / kStep];
+        for (int i = 0; i < kStep; ++i) {
+          const int64_t k = step * kStep + i;
+          if (k < b.K)
+            line_of_columns(x + k * s.stride_k + p * kPanel, n, row[i]);
+          else
+            memset(row[i], 0, sizeof row[i]);
+        }
+        interleave(row, out);
+      }
+    }
+  }
+
+ private:
+  // kPanel values side by side, which are half a line, one or two.
+  static void line_of_columns(const T* x, int n, char* out) {
+    T values[Form::kValues > kPanel ? Form::kValues : kPanel];
+    if (n < kPanel || Form::kValues > kPanel) {
+      memset(values, 0, sizeof values);
+      memcpy(values, x, sizeof(T) * static_cast<size_t>(n));
+      x = values;
+    }
+    if (Form::kValues <= kPanel) {
+      for (int i = 0; i < kPanel; i += Form::kValues) Form::fill(x + i, out + i / Form::kValues * kLineBytes);
+    } else {
+      char line[kLineBytes];
+      Form::fill(x, line);
+      memcpy(out, line, kPanel * kLineBytes / Form::kValues);
+    }
+  }
+
+  static void interleave(const char (&row)[1][kStepBytes], char* out) { memcpy(out, row, kStepBytes); }
+  static void interleave(const char (&row)[2][kStepBytes / 2], char* out) {
+    uint16_t even[kPanel], odd[kPanel];
+    uint32_t pairs[kPanel];
+    memcpy(even, row[0], sizeof even);
+    memcpy(odd, row[1], sizeof odd);
+    for (int j = 0; j < kPanel; ++j) pairs[j] = even[j] | static_cast<uint32_t>(odd[j]) << 16;
+    memcpy(out, pairs, sizeof pairs);
+  }
+  static void interleave(const char (&row)[4][kStepBytes / 4], char* out) {
+    for (int j = 0; j < kPanel; ++j)
+      for (int i = 0; i < 4; ++i) out[4 * j + i] = row[i][j];
+  }
+
+  static void transpose(const uint32_t (&lines)[kPanel][16], uint32_t* out, int64_t steps) {
+    for (int64_t i = 0; i < steps; ++i)
+      for (int j = 0; j < kPanel; ++j) out[i * kPanel + j] = lines[j][i];
+  }
+};
+
+template <class Form, class T>
+void pack(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
+  Packing<Form, T>::rows(a, s, first_panel, last_panel);
+}
+template <class Form, class T>
+void pack(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
+  if (s.stride == 1 && s.stride_k != 1)
+    Packing<Form, T>::column_rows(b, s, first_panel, last_panel);
+  else
+    Packing<Form, T>::columns(b, s, first_panel, last_panel);
+}
+
+template <class Form, class Packed>
+void pack_floats(const Packed& p, const Source& s, int64_t first_panel, int64_t last_panel) {
+  switch (s.dtype) {
+    case DType::bfloat16: return pack<Form, bfloat16>(p, s, first_panel, last_panel);
+    case DType::float16: return pack<Form, float16>(p, s, first_panel, last_panel);
+    default: return pack<Form, float>(p, s, first_panel, last_panel);
+  }
+}
+
+void sum_columns(const PackedB& b, int64_t p) {
+  int32_t sums[kPanel] = {};
+  const auto* x = reinterpret_cast<const int8_t*>(b.panel(p));
+  for (int64_t step = 0; step < b.steps(); ++step, x += kStepBytes)
+    for (int j = 0; j < kPanel; ++j) sums[j] += x[4 * j] + x[4 * j + 1] + x[4 * j + 2] + x[4 * j + 3];
+  for (int j = 0; j < kPanel; ++j) b.offsets()[p * kPanel + j] = -128 * sums[j];
+}
+
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+using Bfloat16Rows = Bfloat16Form;
+using Int8Rows = OffsetInt8Form;
+#else
+using Bfloat16Rows = WidenedBfloat16Form;
+using Int8Rows = Int16Form;
+#endif
+
+// The largest magnitude as an integer of the same order, in which NaN is above infinity.
+inline float largest(const float* x, int64_t n) {
+  int32_t m = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto u = static_cast<int32_t>(float_to_bits(x[i]) & 0x7fffffff);
+    m = u > m ? u : m;
+  }
+  return bits_to_float(static_cast<uint32_t>(m));
+}
+template <class T>
+float largest(const T* x, int64_t n) {
+  int16_t m = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto u = static_cast<int16_t>(x[i].bits & 0x7fff);
+    m = u > m ? u : m;
+  }
+  return widen(T{static_cast<uint16_t>(m)});
+}
+
+// Adding 1.5 * 2^23 leaves the number, rounded to nearest even, in the low bits of the sum.
+template <class T>
+void quantize_line(const T* x, float by, int8_t* out) {
+  constexpr int kValues = Int8Rows::kValues;
+  float sums[kValues];
+  for (int i = 0; i < kValues; i += Vec::lanes) store(sums + i, load(x + i) * broadcast(by) + broadcast(0x1.8p23f));
+  for (int i = 0; i < kValues; ++i) out[i] = static_cast<int8_t>(float_to_bits(sums[i]));
+}
+
+template <class T>
+void quantize_rows(const PackedA& a, const Source& s, float* scales, int64_t first_panel, int64_t last_panel) {
+  constexpr int kValues = Int8Rows::kValues;
+  for (int64_t p = first_panel; p < last_panel; ++p) {
+    const int64_t first = a.first(p), n = a.rows(p);
+    for (int64_t r = 0; r < n; ++r) {
+      const T* x = static_cast<const T*>(s.data) + (first + r) * s.stride;
+      const float m = largest(x, a.K), inverse = 127.0f / m;
+      const bool finite = m < __builtin_inff();
+      scales[first + r] = finite ? m / 127.0f : __builtin_nanf("");
+      const float by = !finite ? 0.0f : inverse < __FLT_MAX__ ? inverse : __FLT_MAX__;
+      char* out = a.panel(p) + r * kLineBytes;
+      for (int64_t k = 0; k < a.K; k += kValues, out += n * kLineBytes) {
+        int8_t line[kValues];
+        if (k + kValues <= a.K) {
+          quantize_line(x + k, by, line);
+        } else {
+          T values[kValues] = {};
+          memcpy(values, x + k, sizeof(T) * static_cast<size_t>(a.K - k));
+          quantize_line(values, by, line);
+        }
+        Int8Rows::fill(line, out);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_b(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
+  switch (b.dot) {
+    case Dot::float32: return pack_floats<FloatForm>(b, s, first_panel, last_panel);
+    case Dot::bfloat16: return pack_floats<Bfloat16Form>(b, s, first_panel, last_panel);
+    case Dot::int8:
+      pack<Int8Form, int8_t>(b, s, first_panel, last_panel);
+      for (int64_t p = first_panel; p < last_panel; ++p) sum_columns(b, p);
+  }
+}
+
+void pack_a(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
+  switch (a.dot) {
+    case Dot::float32: return pack_floats<FloatForm>(a, s, first_panel, last_panel);
+    case Dot::bfloat16: return pack_floats<Bfloat16Rows>(a, s, first_panel, last_panel);
+    case Dot::int8: return pack<Int8Rows, int8_t>(a, s, first_panel, last_panel);
+  }
+}
+
+void quantize_a(const PackedA& a, const Source& s, float* scales, int64_t first_panel, int64_t last_panel) {
+  switch (s.dtype) {
+    case DType::bfloat16: return quantize_rows<bfloat16>(a, s, scales, first_panel, last_panel);
+    case DType::float16: return quantize_rows<float16>(a, s, scales, first_panel, last_panel);
+    default: return quantize_rows<float>(a, s, scales, first_panel, last_panel);
+  }
+}
+
+}  // namespace prestissimo::cpu::PRESTISSIMO_ISA
