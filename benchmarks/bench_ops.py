@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from ceilings import DTYPES, onednn_product
 from interleave import interleave, machine
 
 from prestissimo import ops
@@ -97,6 +98,37 @@ def test_op(benchmark: Any, case: OpCase, size: str, shape: Shape, dtype: torch.
         "of_compile": times["compile"].fastest / ours,
         "of_copy": times["copy"].fastest / ours,
         "megabytes": moved / 1e6,
+        "flops": case.flops(shape),
+        "bytes": moved,
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 2], ids=lambda n: f"{n}t")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ceiling(benchmark: Any, dtype: str, threads: int) -> None:
+    """oneDNN's prepacked product, M = K = N = 2048, and a copy far beyond the caches: the lines of the roofline."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            source = torch.zeros(64 << 20, dtype=torch.uint8)
+            target = torch.empty_like(source)
+            times = interleave(
+                {
+                    "product": onednn_product(2048, 2048, 2048, DTYPES[dtype]),
+                    "copy": lambda: target.copy_(source),
+                },
+                rounds=10,
+            )
+            benchmark.pedantic(lambda: None)
+    finally:
+        torch.set_num_threads(before)
+    benchmark.extra_info |= {
+        "machine": machine(),
+        "threads": threads,
+        "dtype": dtype,
+        "ceiling_gflop_per_s": 2 * 2048**3 / times["product"].fastest / 1e9,
+        "copy_gb_per_s": 2 * source.numel() / times["copy"].fastest / 1e9,
     }
 
 

@@ -26,8 +26,8 @@ def rows_of(path: Path) -> list[Row]:
     ]
 
 
-def op_row(row: Row) -> str:
-    us = row["microseconds"]
+def below(row: Row) -> list[str]:
+    """The goals that an op's row misses."""
     marks = []
     if row["gain"] < 0.85 * row["bytes_ratio"]:
         marks.append("gain")
@@ -35,6 +35,12 @@ def op_row(row: Row) -> str:
         marks.append("compile")
     if row["megabytes"] > STREAMED and row["of_copy"] < 0.8:
         marks.append("copy")
+    return marks
+
+
+def op_row(row: Row) -> str:
+    us = row["microseconds"]
+    marks = below(row)
     name = row["name"].removeprefix("test_op[").removesuffix("]")
     return (
         f"| {name} | {row['megabytes']:.2f} | {us['prestissimo']:.1f} | {us['eager']:.1f} | {us['compile']:.1f} "
@@ -68,6 +74,16 @@ def table(rows: list[Row]) -> str:
             "| op, size, dtype, threads | MB | ours | eager | compile | copy | GB/s | gain | of compile | of copy | |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
             *map(op_row, ops),
+            "",
+        ]
+    if ceilings := [row for row in rows if "ceiling_gflop_per_s" in row]:
+        lines += [
+            "| ceiling of the run | threads | oneDNN prepacked, 2048³, G(FL)OP/s | copy of 64 MB, GB/s |",
+            "|---|---|---|---|",
+            *(
+                f"| {row['dtype']} | {row['threads']} | {row['ceiling_gflop_per_s']:.0f} | {row['copy_gb_per_s']:.1f} |"
+                for row in ceilings
+            ),
             "",
         ]
     if stages := [row for row in rows if {"goal_gflop", "goal_ms", "gflop"} & row.keys()]:
