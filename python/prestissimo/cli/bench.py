@@ -101,7 +101,13 @@ def _run(file: Path, only: str | None) -> list[dict[str, Any]]:
         figures = Path(place) / "figures.json"
         command = [sys.executable, "-m", "pytest", str(file), "-q", "-p", "no:cacheprovider", "--no-header"]
         command += ["-o", "addopts=", "-o", "console_output_style=count", "--benchmark-disable-gc"]
-        command += ["--benchmark-columns=min", "--benchmark-quiet", f"--benchmark-json={figures}"]
+        command += [
+            "-o",
+            "filterwarnings=",
+            "--benchmark-columns=min",
+            "--benchmark-quiet",
+            f"--benchmark-json={figures}",
+        ]
         command += ["-k", only] if only else []
         done = subprocess.run(command, stdout=2, cwd=file.parent)  # standard error: standard output is ours
         if done.returncode == 5:
