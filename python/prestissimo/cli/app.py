@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prestissimo._version import __version__
-from prestissimo.cli import bench, data, doctor, evaluate, generate, train
+from prestissimo.cli import bench, data, demo, doctor, evaluate, generate, train
 
 __all__ = ["app"]
 
@@ -41,6 +41,7 @@ def prestissimo(
 
 
 app.command()(generate.generate)
+app.command()(demo.demo)
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)
 app.add_typer(data.app, name="data")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prestissimo.cli.jobs import Job
     from prestissimo.pipeline import Generation, Pipeline
 
-__all__ = ["generate"]
+__all__ = ["console_for", "generate", "make_all"]
 
 log = logging.getLogger("prestissimo")
 
@@ -238,7 +238,7 @@ def generate(
     }
     output_settings = {"bit_depth": bit_depth, "lufs": lufs, "overwrite": overwrite}
     try:
-        _make_all(pipe, todo, start, output_settings, report["outputs"], _console(quiet or as_json))
+        make_all(pipe, todo, start, output_settings, report["outputs"], console_for(quiet or as_json))
     finally:
         # what was finished before an error or Ctrl-C is on the disk, and in the report
         if as_json:
@@ -246,7 +246,7 @@ def generate(
             print(json.dumps(report, indent=2), file=sys.stderr if output == "-" else sys.stdout, flush=True)
 
 
-def _console(quiet: bool) -> Console:
+def console_for(quiet: bool) -> Console:
     from rich.console import Console
 
     return Console(stderr=True, quiet=quiet, highlight=False)
@@ -269,7 +269,7 @@ def _peak_memory_mb() -> float | None:
     return round(kilobytes / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
 
-def _make_all(
+def make_all(
     pipe: Pipeline,
     todo: list[Job],
     start: Any,

@@ -211,18 +211,22 @@ def page(report: Mapping[str, Any]) -> str:
     """The tables and plots as one HTML page that needs no other file; without matplotlib, no plots."""
     parts = [f"<h1>Evaluation</h1><p>{html.escape(_about(report))}</p>"]
     parts += [f'<img alt="{html.escape(name)}" src="{data}">' for name, data in plots(report).items()]
-    for table in tables(report):
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-        )
-        parts.append(
-            f"<h2>{html.escape(table.title)}</h2><p>{html.escape(table.note)}</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+    parts += [table_html(table) for table in tables(report)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def table_html(table: Table) -> str:
+    """Title, note and table, every cell escaped."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    )
+    return (
+        f"<h2>{html.escape(table.title)}</h2><p>{html.escape(table.note)}</p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
