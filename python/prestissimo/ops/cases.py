@@ -7,66 +7,16 @@ what its plain-PyTorch reference is, and the bytes and operations that the arith
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .adaln_modulate import adaln_modulate
 from .adaln_modulate import reference as adaln_modulate_reference
+from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
 from .philox_normal import philox_normal
 from .philox_normal import reference as philox_normal_reference
-
-Shape = tuple[int, ...]
-Arguments = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class OpCase:
-    """One op under one setting of its options.
-
-    make(shape, dtype, generator): the arguments by name, tensors with a mean away from zero and a few outliers;
-    gradients: names of the differentiable ones, tried on gradient_small; bad: how to spoil good arguments, the error
-    that this must raise and the argument it must name; real: the sizes of models.md by name; bytes_moved: what the
-    op must read and write at least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
-    """
-
-    name: str
-    op: Callable[..., Any]
-    reference: Callable[..., Any]
-    make: Callable[[Shape, torch.dtype, torch.Generator], Arguments]
-    small: tuple[Shape, ...]
-    variant: str = ""
-    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
-    gradients: tuple[str, ...] = ()
-    gradient_small: tuple[Shape, ...] = ()
-    exact: bool = False
-    bad: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = ()
-    real: Mapping[str, Shape] = field(default_factory=dict)
-    bytes_moved: Callable[[Shape, int], int] = lambda shape, item: 0
-    eager_bytes: Callable[[Shape, int], int] = lambda shape, item: 0
-    flops: Callable[[Shape], int] = lambda shape: 0
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.variant}" if self.variant else self.name
-
-
-def _noise(
-    shape: Shape, dtype: torch.dtype, rng: torch.Generator, mean: float = 0.0, std: float = 1.0
-) -> Tensor:
-    return (torch.randn(shape, generator=rng, dtype=torch.float64) * std + mean).to(dtype)
-
-
-def _rows(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Tensor:
-    """Rows of different means and scales, one element in a thousand thirty times as large."""
-    x = _noise(shape, torch.float64, rng)
-    x = x * (1 + 29 * (torch.rand(shape, generator=rng) < 0.001))
-    scale = 0.5 + torch.rand(*shape[:-1], 1, generator=rng, dtype=torch.float64) * 2
-    return (x * scale + _noise((*shape[:-1], 1), torch.float64, rng, std=1.5)).to(dtype)
-
 
 # ---- adaln_modulate ------------------------------------------------------------------------------------------------
 
@@ -86,17 +36,6 @@ _DIT_SIZES: dict[str, Shape] = {
 }
 
 
-def _cut(name: str) -> Callable[[Arguments], Arguments]:
-    return lambda a: {**a, name: a[name][..., :-1]}
-
-
-def _other_dtype(name: str) -> Callable[[Arguments], Arguments]:
-    return lambda a: {
-        **a,
-        name: a[name].to(torch.float64 if a[name].dtype == torch.float32 else torch.float32),
-    }
-
-
 def _adaln_case(
     variant: str, norm: str, modulation: str, affine: str, real: dict[str, Shape] | None = None
 ) -> OpCase:
@@ -104,11 +43,11 @@ def _adaln_case(
         B, T, C = shape
         vector = {"sample": (B, C), "row": (B, T, C)}.get(modulation)
         return {
-            "x": _rows(shape, dtype, rng),
-            "shift": _noise(vector, dtype, rng, 0.3) if vector else None,
-            "scale": _noise(vector, dtype, rng, 0.1, 0.5) if vector else None,
-            "weight": _noise((C,), dtype, rng, 1.0, 0.3) if "w" in affine else None,
-            "bias": _noise((C,), dtype, rng, 0.2, 0.3) if "b" in affine else None,
+            "x": rows(shape, dtype, rng),
+            "shift": noise(vector, dtype, rng, 0.3) if vector else None,
+            "scale": noise(vector, dtype, rng, 0.1, 0.5) if vector else None,
+            "weight": noise((C,), dtype, rng, 1.0, 0.3) if "w" in affine else None,
+            "bias": noise((C,), dtype, rng, 0.2, 0.3) if "b" in affine else None,
             "eps": 1e-6,
             "norm": norm,
         }
@@ -117,8 +56,8 @@ def _adaln_case(
     gradients += ("weight",) * ("w" in affine) + ("bias",) * ("b" in affine)
     vectors = [name for name in gradients if name != "x"]
     bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
-        (_cut(name), ValueError, name) for name in vectors
-    ] + [(_other_dtype(name), TypeError, name) for name in vectors]
+        (cut(name), ValueError, name) for name in vectors
+    ] + [(other_dtype(name), TypeError, name) for name in vectors]
     bad += [
         (lambda a: {**a, "x": a["x"][0]}, ValueError, "x"),
         (lambda a: {**a, "eps": -1.0}, ValueError, "eps"),
