@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each kernel takes on each target: registers, shared memory, spills by ptxas, instructions by cuobjdump.
 
-resources.json is the committed table; `python -m tests.cuda.resources` writes it anew.
+resources.json is the committed table; `python -m tests.cuda.resources [op ...]` writes it anew, or the rows of these
+ops only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import toolchain
@@ -93,20 +96,22 @@ def instructions(op: str, target: int) -> dict[str, Resources]:
     return {k: dict(sorted(c.items())) for k, c in counts.items()}
 
 
-def measure() -> dict[str, dict[str, Resources]]:
+def measure(ops: Sequence[str]) -> dict[str, dict[str, Resources]]:
     """By "op/sm_target" and kernel."""
     table: dict[str, dict[str, Resources]] = {}
-    for op in OPS:
+    for op in ops:
         for target in TARGETS:
             rows, sass = used(op, target), instructions(op, target)
             table[f"{op}/sm_{target}"] = {k: rows[k] | sass[k] for k in sorted(rows)}
     return table
 
 
-def write() -> None:
+def write(ops: Sequence[str]) -> None:
     """One line a kernel, so that a change shows as the line that changed."""
     lines = ["{", f' "nvcc": "{nvcc_version()}",']
-    table = measure()
+    known = (committed() if TABLE.exists() else {}) | measure(ops)
+    units = [f"{op}/sm_{target}" for op in OPS for target in TARGETS]
+    table = {unit: known[unit] for unit in units if unit in known}
     for i, (unit, kernels) in enumerate(table.items()):
         lines.append(f' "{unit}": {{')
         rows = [f'  "{k}": {json.dumps(v)}' for k, v in kernels.items()]
@@ -124,5 +129,5 @@ def committed_nvcc() -> str:
 
 
 if __name__ == "__main__":
-    write()
+    write(sys.argv[1:] or OPS)
     print(f"wrote {TABLE}")
