@@ -35,7 +35,7 @@ PRESTISSIMO_DEVICE void philox_normal_body(const PhiloxNormalArgs& a) {
   const float z[4] = {p.z0, p.z1, q.z0, q.z1};
   float* out = a.out + b * a.size + 4 * n;
   if constexpr (V == 4) {
-    store(out, z);
+    store_global(out, z);
   } else {
     const int64_t left = a.size - 4 * n;
     store_tail(out, z, left < 4 ? static_cast<int>(left) : 4);

@@ -49,6 +49,14 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+// 16 bytes to aligned global memory. A plain store of a uint4 may come out as four of 4 bytes (nvcc 13.0, sm_80 and
+// sm_90): it is taken apart early and not always put together again.
+__device__ __forceinline__ void store_global_16(void* global, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(global)), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
 // 8 x 8 matrices of 16-bit values; lanes 8 i .. 8 i + 7 name the rows of matrix i. Lane l gets of each matrix elements
 // 2 (l % 4) and 2 (l % 4) + 1 of row l / 4; transposed, of column l / 4.
 template <bool Transposed = false>
@@ -118,6 +126,7 @@ inline void cp_async_16(void* shared, const void* global, bool valid = true) {
   emulator::cp_async_issue(shared, global, 16, valid ? 16 : 0);
 }
 inline void cp_async_commit() { emulator::cp_async_commit(); }
+inline void store_global_16(void* global, uint4 v) { *static_cast<uint4*>(global) = v; }
 template <int Pending>
 inline void cp_async_wait() {
   emulator::cp_async_wait(Pending);

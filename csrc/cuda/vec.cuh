@@ -71,6 +71,23 @@ PRESTISSIMO_DEVICE void store(T* p, const float (&v)[N]) {
   }
 }
 
+// For what is known to lie in global memory: 16 bytes always go in one instruction.
+template <int N, class T>
+PRESTISSIMO_DEVICE void store_global(T* p, const float (&v)[N]) {
+  if constexpr (N == 1) {
+    *p = from_float<T>(v[0]);
+  } else {
+    static_assert(N % kLanes16<T> == 0);
+#pragma unroll
+    for (int i = 0; i < N; i += kLanes16<T>) {
+      Packet<T> packet;
+#pragma unroll
+      for (int j = 0; j < kLanes16<T>; ++j) packet.lane[j] = from_float<T>(v[i + j]);
+      ptx::store_global_16(p + i, packet.raw);
+    }
+  }
+}
+
 // The first n of N lanes, one by one: the ragged end of a flat array.
 template <int N, class T>
 PRESTISSIMO_DEVICE void store_tail(T* p, const float (&v)[N], int n) {
