@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .adaln_modulate import adaln_modulate
 from .adaln_modulate import reference as adaln_modulate_reference
+from .diffusion_cases import DIFFUSION_CASES
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
 from .philox_normal import philox_normal
 from .philox_normal import reference as philox_normal_reference
@@ -124,4 +125,5 @@ CASES: tuple[OpCase, ...] = (
         eager_bytes=lambda s, item: 4 * s[0] * s[1],
         flops=lambda s: 40 * s[0] * s[1],
     ),
+    *DIFFUSION_CASES,
 )

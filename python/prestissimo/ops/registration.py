@@ -262,3 +262,41 @@ def expect_shape(op: str, name: str, a: Any, *allowed: tuple[int, ...]) -> None:
     if a is not None and tuple(a.shape) not in allowed:
         wanted = " or ".join(str(list(s)) for s in allowed)
         raise ValueError(f"{op}: {name} must be {wanted}, got {list(a.shape)}")
+
+
+def expect_latent(op: str, name: str, x: Any) -> None:
+    """ValueError naming the argument unless `x` is a batch of samples, [B, ...]."""
+    if len(x.shape) < 1:
+        raise ValueError(f"{op}: {name} must have at least 1 dimension, got shape []")
+
+
+def expect_like(op: str, name: str, a: Any, x: Any, first: str = "x") -> None:
+    """ValueError or TypeError naming the argument unless `a` is None or has the shape and dtype of `x`."""
+    expect_shape(op, name, a, tuple(x.shape))
+    if a is not None and a.dtype != x.dtype:
+        raise TypeError(f"{op}: {name} must be {x.dtype} like {first}, got {a.dtype}")
+
+
+def expect_per_sample(op: str, name: str, a: Any, x: Any) -> None:
+    """ValueError or TypeError naming the argument unless `a` has one float32 for each sample (float64 with it)."""
+    expect_shape(op, name, a, (x.shape[0],))
+    wanted = "float64" if "float64" in str(x.dtype) else "float32"
+    if a is not None and wanted not in str(a.dtype) and "float32" not in str(a.dtype):
+        raise TypeError(f"{op}: {name} must be float32, got {a.dtype}")
+
+
+def per_sample(x: Any, value: Any) -> Any:
+    """A number for all samples of `x` as one for each, float32 (float64 with it); arrays stay as they are."""
+    if hasattr(value, "shape") and len(value.shape) > 0:
+        return value
+    wide = "float64" if "float64" in str(x.dtype) else "float32"
+    if torch is not None and isinstance(x, torch.Tensor):
+        if isinstance(value, torch.Tensor):
+            return value.to(x.device, getattr(torch, wide)).expand(x.shape[:1])
+        return x.new_full(x.shape[:1], value, dtype=getattr(torch, wide))
+    if hasattr(x, "__array_namespace__"):
+        space = x.__array_namespace__()
+        return space.full(x.shape[:1], float(value), dtype=getattr(space, wide))
+    import numpy as np
+
+    return np.full(x.shape[:1], float(value), dtype=wide)

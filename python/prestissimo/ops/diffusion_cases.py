@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of the ops between a diffusion network and its sampler; part of the table in cases.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .ctm_map import ctm_map
+from .ctm_map import reference as ctm_map_reference
+from .edm_denoise import edm_denoise
+from .edm_denoise import reference as edm_denoise_reference
+from .edm_precondition import edm_precondition
+from .edm_precondition import reference as edm_precondition_reference
+from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype
+
+# (batch, channels, frames); lanes and chunks of the kernels, one less and one more
+_SMALL: tuple[Shape, ...] = (
+    (2, 3, 24), (1, 1, 1), (1, 3, 5), (2, 2, 4), (1, 1, 7), (3, 1, 8), (1, 3, 3), (2, 5, 3), (1, 4, 4), (2, 1, 17),
+    (1, 1, 31), (3, 4, 8), (1, 3, 11), (2, 7, 13), (0, 4, 16), (2, 0, 16), (1, 8, 513), (2, 64, 129), (1, 1, 4097),
+)  # fmt: skip
+# models.md: latents of 6.2; the last is large enough that a copy leaves the caches
+LATENTS: dict[str, Shape] = {
+    "mini-12s": (1, 128, 129),
+    "mini-32s": (1, 128, 345),
+    "open-small": (1, 64, 256),
+    "open-1.0": (1, 64, 1024),
+    "open-1.0-batch-8": (8, 64, 1024),
+    "sa3-medium-380s": (1, 256, 4096),
+    "sa3-medium-380s-batch-8": (8, 256, 4096),
+}
+
+
+def _sigma(B: int, rng: torch.Generator, low: float = 0.002, high: float = 80.0) -> Tensor:
+    u = torch.rand(B, generator=rng, dtype=torch.float64)
+    return (math.log(low) + u * math.log(high / low)).exp().float()
+
+
+def _latent(shape: Shape, dtype: torch.dtype, rng: torch.Generator, mean: float, std: float = 1.0) -> Tensor:
+    """With a few values far out."""
+    x = noise(shape, torch.float64, rng, mean, std)
+    return (x * (1 + 29 * (torch.rand(shape, generator=rng) < 0.001))).to(dtype)
+
+
+def _elements(passes: int) -> Callable[[Shape, int], int]:
+    return lambda shape, item: passes * math.prod(shape) * item
+
+
+def _set(name: str, value: object) -> Callable[[Arguments], Arguments]:
+    return lambda a: {**a, name: value}
+
+
+def _edm_precondition_make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+    sigma = _sigma(shape[0], rng)
+    x = _latent(shape, torch.float64, rng, 0.1) * sigma.double().reshape(-1, 1, 1)
+    return {"x": x.to(dtype), "sigma": sigma, "sigma_data": 0.5}
+
+
+def _edm_denoise_make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+    a = _edm_precondition_make(shape, dtype, rng)
+    return {
+        "x": a["x"],
+        "prediction": _latent(shape, dtype, rng, -0.2),
+        "sigma": a["sigma"],
+        "sigma_data": 0.5,
+    }
+
+
+def _ctm_map_make(sigma_data: float) -> Callable[[Shape, torch.dtype, torch.Generator], Arguments]:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        t = _sigma(shape[0], rng)
+        # s = t and s = 0, the ends of the trajectory, among the samples
+        s = t * torch.rand(shape[0], generator=rng) * (torch.arange(shape[0]) != 1)
+        s[2:3] = t[2:3]
+        return {
+            "x": _latent(shape, dtype, rng, 0.1),
+            "prediction": _latent(shape, dtype, rng, -0.2),
+            "t": t,
+            "s": s,
+            "sigma_data": sigma_data,
+        }
+
+    return make
+
+
+def _ctm_map_case(variant: str, sigma_data: float, real: dict[str, Shape]) -> OpCase:
+    return OpCase(
+        name="ctm_map",
+        op=ctm_map,
+        reference=ctm_map_reference,
+        make=_ctm_map_make(sigma_data),
+        small=_SMALL,
+        variant=variant,
+        gradients=("x", "prediction"),
+        gradient_small=_SMALL,
+        bad=(
+            (cut("prediction"), ValueError, "prediction"),
+            (other_dtype("prediction"), TypeError, "prediction"),
+            (cut("t"), ValueError, "t"),
+            (cut("s"), ValueError, "s"),
+            (other_dtype("s"), TypeError, "s"),
+            (_set("sigma_data", -1.0), ValueError, "sigma_data"),
+        ),
+        real=real,
+        bytes_moved=_elements(3),
+        eager_bytes=_elements(7),
+        flops=lambda s: 3 * math.prod(s),
+    )
+
+
+DIFFUSION_CASES: tuple[OpCase, ...] = (
+    OpCase(
+        name="edm_precondition",
+        op=edm_precondition,
+        reference=edm_precondition_reference,
+        make=_edm_precondition_make,
+        small=_SMALL,
+        gradients=("x",),
+        gradient_small=_SMALL,
+        bad=(
+            (cut("sigma"), ValueError, "sigma"),
+            (other_dtype("sigma"), TypeError, "sigma"),
+            (_set("sigma_data", 0.0), ValueError, "sigma_data"),
+            (_set("x", torch.tensor(1.0)), ValueError, "x"),
+        ),
+        real=LATENTS,
+        bytes_moved=_elements(2),
+        eager_bytes=_elements(2),
+        flops=lambda s: math.prod(s),
+    ),
+    OpCase(
+        name="edm_denoise",
+        op=edm_denoise,
+        reference=edm_denoise_reference,
+        make=_edm_denoise_make,
+        small=_SMALL,
+        gradients=("x", "prediction"),
+        gradient_small=_SMALL,
+        bad=(
+            (cut("prediction"), ValueError, "prediction"),
+            (other_dtype("prediction"), TypeError, "prediction"),
+            (cut("sigma"), ValueError, "sigma"),
+            (other_dtype("sigma"), TypeError, "sigma"),
+            (_set("sigma_data", 0.0), ValueError, "sigma_data"),
+        ),
+        real=LATENTS,
+        bytes_moved=_elements(3),
+        eager_bytes=_elements(7),
+        flops=lambda s: 3 * math.prod(s),
+    ),
+    _ctm_map_case("plain", 0.0, {}),
+    _ctm_map_case("preconditioned", 0.5, {k: LATENTS[k] for k in ("open-1.0", "sa3-medium-380s")}),
+)
