@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Python door: binds every registered op and moves arrays across by DLPack. No framework's header is needed; a type
 // that offers __dlpack_c_exchange_api__ (torch >= 2.10) is read in place, with its current stream; any other producer
-// goes through __dlpack__.
+// goes through __dlpack__, or, having none, __cuda_array_interface__.
 #include <Python.h>
 #include <dlpack/dlpack.h>
 #include <pybind11/pybind11.h>
@@ -15,6 +15,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "cuda_array_interface.h"
 #include "registry.h"
 
 namespace py = pybind11;
@@ -78,7 +79,7 @@ class Capsules {
     py::object producer = py::reinterpret_borrow<py::object>(object);
     if (!py::hasattr(producer, "__dlpack__"))
       throw ArgumentTypeError(std::string(op) + ": " + argument +
-                              " must be an array (torch, NumPy or another DLPack producer), got " +
+                              " must be an array (torch, NumPy, CuPy, Numba or another DLPack producer), got " +
                               Py_TYPE(object)->tp_name);
     py::object capsule;
     try {
@@ -137,7 +138,12 @@ const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
 
 Array to_array(PyObject* object, const char* op, const char* argument, Capsules& capsules, Stream& stream) {
   const DLPackExchangeAPI* api = exchange_api(Py_TYPE(object));
-  if (!api) return capsules.take(object, op, argument);
+  if (!api) {
+    Array a;
+    const bool dlpack = PyObject_HasAttrString(object, "__dlpack__");
+    if (!dlpack && from_cuda_array_interface(object, op, argument, a, stream)) return a;
+    return capsules.take(object, op, argument);
+  }
   DLTensor t;
   if (api->dltensor_from_py_object_no_sync(object, &t) != 0) throw PythonError{};
   Array a = view(t, op, argument);
@@ -272,6 +278,8 @@ PYBIND11_MODULE(_core, m) {
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);
+    } catch (const ArgumentTypeError& e) {
+      PyErr_SetString(PyExc_TypeError, e.what());
     } catch (const ArgumentError& e) {
       PyErr_SetString(PyExc_ValueError, e.what());
     }
@@ -287,6 +295,21 @@ PYBIND11_MODULE(_core, m) {
     return py::tuple(out);
   });
   m.def("max_threads", &cpu::max_threads);
+  m.def("describe", [](const py::object& array) {
+    Capsules capsules;
+    Stream stream;
+    const Array a = to_array(array.ptr(), "describe", "array", capsules, stream);
+    py::list shape, strides;
+    for (int d = 0; d < a.ndim; ++d) shape.append(a.shape[d]), strides.append(a.strides[d]);
+    py::dict d;
+    d["data"] = reinterpret_cast<uintptr_t>(a.data);
+    d["dtype"] = name(a.dtype);
+    d["device"] = a.device.type == DeviceType::cuda ? "cuda" : "cpu";
+    d["shape"] = py::tuple(shape);
+    d["strides"] = py::tuple(strides);
+    d["stream"] = reinterpret_cast<uintptr_t>(stream.handle);
+    return d;
+  });
   m.def("build_info", [] {
     py::dict d;
     d["version"] = PRESTISSIMO_VERSION;

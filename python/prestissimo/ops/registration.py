@@ -211,12 +211,23 @@ def new_empty(like: Any, shape: Sequence[int], dtype: str | None = None) -> Any:
     """An uninitialised array of `like`'s kind, device and (unless named) dtype."""
     if torch is not None and isinstance(like, torch.Tensor):
         return like.new_empty(shape, dtype=None if dtype is None else getattr(torch, dtype))
+    kind = type(like).__module__.partition(".")[0]
+    wanted = like.dtype if dtype is None else dtype
+    if kind == "numba":
+        from numba import cuda
+
+        return cuda.device_array(tuple(shape), dtype=wanted)
+    if kind == "cupy":
+        import cupy
+
+        with like.device:
+            return cupy.empty(tuple(shape), dtype=wanted)
     if hasattr(like, "__array_namespace__"):
         space = like.__array_namespace__()
         return space.empty(tuple(shape), dtype=like.dtype if dtype is None else getattr(space, dtype))
     import numpy as np
 
-    return np.empty(tuple(shape), dtype=like.dtype if dtype is None else dtype)
+    return np.empty(tuple(shape), dtype=wanted)
 
 
 def launch(kernel: Callable[..., None], *args: Any) -> None:
