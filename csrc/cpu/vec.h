@@ -82,11 +82,46 @@ constexpr int32_t kSqrtHalfBits = 0x3f3504f3;  // of the float next to sqrt(1/2)
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 
+// A block is four vectors of consecutive elements; vector j of it holds the elements that come cheapest: for bf16 of
+// one pair of vectors the even ones (j even) or the odd ones (j odd), each one shift or mask away from a load, and
+// joined again by a shift and a blend. Sums do not care, and what meets a block element by element is loaded the same
+// way.
+template <class T>
+inline Vec load_of_block(const T* p, int j) {
+  return load(p + j * Vec::lanes);
+}
+template <class T>
+inline void store_block(T* p, const Vec (&x)[4]) {
+  for (int j = 0; j < 4; ++j) store(p + j * Vec::lanes, x[j]);
+}
+template <class T>
+inline void stream_block(T* p, const Vec (&x)[4]) {
+  for (int j = 0; j < 4; ++j) stream(p + j * Vec::lanes, x[j]);
+}
+#if defined(__AVX2__)
+inline Vec load_of_block(const bfloat16* p, int j) { return load_half(p + j / 2 * 2 * Vec::lanes, j % 2); }
+inline void store_block(bfloat16* p, const Vec (&x)[4]) {
+  for (int j = 0; j < 4; j += 2) store_halves(p + j * Vec::lanes, to_bfloat16(x[j], x[j + 1]));
+}
+inline void stream_block(bfloat16* p, const Vec (&x)[4]) {
+  for (int j = 0; j < 4; j += 2) stream_halves(p + j * Vec::lanes, to_bfloat16(x[j], x[j + 1]));
+}
+#endif
+
 // Runs vector(i) on whole vectors of [0, n) and tail(i, count) on the rest.
 template <class Vector, class Tail>
 inline void for_lanes(int64_t n, const Vector& vector, const Tail& tail) {
   int64_t i = 0;
   for (; i + Vec::lanes <= n; i += Vec::lanes) vector(i);
+  if (i < n) tail(i, static_cast<int>(n - i));
+}
+
+// The same with blocks of four vectors before the tail.
+template <class Block, class Tail>
+inline void for_blocks(int64_t n, const Block& block, const Tail& tail) {
+  int64_t i = 0;
+  for (; i + 4 * Vec::lanes <= n; i += 4 * Vec::lanes) block(i);
+  for (; i + Vec::lanes <= n; i += Vec::lanes) tail(i, Vec::lanes);
   if (i < n) tail(i, static_cast<int>(n - i));
 }
 

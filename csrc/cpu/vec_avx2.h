@@ -68,6 +68,28 @@ inline void stream(float16* p, Vec x) {
 }
 inline void stream_fence() { _mm_sfence(); }
 
+// The even (half 0) or odd elements of the 16 at p, and the way back.
+inline Vec load_half(const bfloat16* p, int half) {
+  const __m256i pair = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_castsi256_ps(half ? _mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xffff0000)))
+                                   : _mm256_slli_epi32(pair, 16))};
+}
+// Rounded in the upper 16 bits: to nearest, ties to even.
+inline __m256i rounded_above(__m256 x) {
+  const __m256i u = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  return _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+}
+inline __m256i to_bfloat16(Vec even, Vec odd) {
+  if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(even.v, odd.v, _CMP_UNORD_Q)), 0)) {
+    const __m256i low = _mm256_cvtepu16_epi32(to_bfloat16(even.v)), high = _mm256_cvtepu16_epi32(to_bfloat16(odd.v));
+    return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+  }
+  return _mm256_blend_epi16(_mm256_srli_epi32(rounded_above(even.v), 16), rounded_above(odd.v), 0xaa);
+}
+inline void store_halves(bfloat16* p, __m256i pair) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pair); }
+inline void stream_halves(bfloat16* p, __m256i pair) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), pair); }
+
 inline Vec keep(Vec x, int n) {
   return n == Vec::lanes ? x : Vec{_mm256_and_ps(x.v, _mm256_castsi256_ps(lane_mask(n)))};
 }

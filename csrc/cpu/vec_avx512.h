@@ -67,6 +67,30 @@ inline void stream(float16* p, Vec x) {
 }
 inline void stream_fence() { _mm_sfence(); }
 
+// The even (half 0) or odd elements of the 32 at p, and the way back.
+inline Vec load_half(const bfloat16* p, int half) {
+  const __m512i pair = _mm512_loadu_si512(p);
+  return {_mm512_castsi512_ps(half ? _mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000)))
+                                   : _mm512_slli_epi32(pair, 16))};
+}
+// Rounded in the upper 16 bits: to nearest, ties to even.
+inline __m512i rounded_above(__m512 x) {
+  const __m512i u = _mm512_castps_si512(x), r = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_add_epi32(r, _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000)), u, _mm512_set1_epi32(0x8000));
+}
+inline __m512i to_bfloat16(Vec even, Vec odd) {  // rounding in 16-bit lanes, with vpavgw for the carry, was no faster
+  if (__builtin_expect(_mm512_cmp_ps_mask(even.v, odd.v, _CMP_UNORD_Q), 0)) {
+    const __m512i low = _mm512_cvtepu16_epi32(to_bfloat16(even.v)), high = _mm512_cvtepu16_epi32(to_bfloat16(odd.v));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+  }
+  const __m512i low = _mm512_srli_epi32(rounded_above(even.v), 16);
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, low, rounded_above(odd.v));
+}
+inline void store_halves(bfloat16* p, __m512i pair) { _mm512_storeu_si512(p, pair); }
+inline void stream_halves(bfloat16* p, __m512i pair) {
+  _mm512_stream_si512(static_cast<__m512i*>(static_cast<void*>(p)), pair);
+}
+
 inline Vec keep(Vec x, int n) {
   return n == Vec::lanes ? x : Vec{_mm512_maskz_mov_ps(n >= 16 ? 0xffff : lane_mask(n), x.v)};
 }
