@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from prestissimo.models.config import ModelConfig, bundled_models, load_model
 from prestissimo.nn import DiT, MelCodec, TextContext, TextEncoder
 from prestissimo.request import Request, per_item, seeds_for
 from prestissimo.sampling import SAMPLERS, Denoiser, classifier_free, karras, latent_noise
+from prestissimo.stages import Stages
 
 __all__ = ["Generation", "Pipeline", "Timing", "load"]
 
@@ -205,25 +205,24 @@ class Pipeline:
         assert request.sampler is not None
         assert request.steps is not None
         samples = self._samples(request)
+        stages = Stages()
         with self._running():
-            begun = time.perf_counter()
-            denoiser = self._denoiser(request)
-            text_done = time.perf_counter()
-            start = self._noise(request, noise) if noise is not None else self._seeded(request)
-            init = None if init_audio is None else self._encoded(_stereo(init_audio), samples)
-            sigmas = self.schedule(request.steps, request.init_strength if init is not None else 1.0)
-            x = SAMPLERS[request.sampler](denoiser, start, sigmas, callback, init)
-            if not torch.isfinite(x).all():
-                raise FloatingPointError(
-                    "the denoised latents are not finite: the weights or the dtype are at fault"
-                )
-            denoised = time.perf_counter()
-            if decode:
-                audio = self.codec.decode_waveform(x, length=samples)[0].float().cpu()
-            else:
+            with stages("text"):
+                denoiser = self._denoiser(request)
+            with stages("denoising"):
+                start = self._noise(request, noise) if noise is not None else self._seeded(request)
+                init = None if init_audio is None else self._encoded(_stereo(init_audio), samples)
+                sigmas = self.schedule(request.steps, request.init_strength if init is not None else 1.0)
+                x = SAMPLERS[request.sampler](denoiser, start, sigmas, callback, init)
+                if not torch.isfinite(x).all():
+                    raise FloatingPointError(
+                        "the denoised latents are not finite: the weights or the dtype are at fault"
+                    )
+            with stages("decoding"):
                 audio = torch.empty(2, 0)
-            finished = time.perf_counter()
-        timing = Timing(text_done - begun, denoised - text_done, finished - denoised)
+                if decode:
+                    audio = self.codec.decode_waveform(x, length=samples)[0].float().cpu()
+        timing = Timing(**stages.seconds)
         return Generation(audio, x[0].float().cpu(), request, timing)
 
     def schedule(self, steps: int, strength: float = 1.0) -> Tensor:
