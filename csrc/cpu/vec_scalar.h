@@ -46,6 +46,7 @@ inline Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
 inline Vec fnma(Vec a, Vec b, Vec c) { return {c.v - a.v * b.v}; }
 inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+inline Vec rsqrt(Vec a) { return {1.0f / __builtin_sqrtf(a.v)}; }
 inline Vec round(Vec a) { return {__builtin_rintf(a.v)}; }
 
 using Mask = bool;

@@ -5,7 +5,10 @@ from .adaln_modulate import adaln_modulate
 from .ctm_map import ctm_map
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
+from .inverse_stft import inverse_stft
+from .peak_phase import peak_phase
 from .philox_normal import philox_normal
+from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
 
 __all__ = [
@@ -15,6 +18,9 @@ __all__ = [
     "ctm_map",
     "edm_denoise",
     "edm_precondition",
+    "inverse_stft",
+    "peak_phase",
     "philox_normal",
+    "project_phase",
     "strict_kernels",
 ]

@@ -16,6 +16,7 @@ from .adaln_modulate import adaln_modulate
 from .adaln_modulate import reference as adaln_modulate_reference
 from .diffusion_cases import DIFFUSION_CASES
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
+from .phase_cases import PHASE_CASES
 from .philox_normal import philox_normal
 from .philox_normal import reference as philox_normal_reference
 
@@ -126,4 +127,5 @@ CASES: tuple[OpCase, ...] = (
         flops=lambda s: 40 * s[0] * s[1],
     ),
     *DIFFUSION_CASES,
+    *PHASE_CASES,
 )

@@ -20,8 +20,10 @@ class OpCase:
 
     make(shape, dtype, generator): the arguments by name, tensors with a mean away from zero and a few outliers;
     gradients: names of the differentiable ones, tried on gradient_small; bad: how to spoil good arguments, the error
-    that this must raise and the argument it must name; real: the sizes of models.md by name; bytes_moved: what the
-    op must read and write at least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
+    that this must raise and the argument it must name; conditioned(arguments, result): what of the result is
+    well-conditioned and is held to the tolerance, the result itself where absent; real: the sizes of models.md by
+    name; bytes_moved: what the op must read and write at least; eager_bytes: what the reference in eager PyTorch moves;
+    flops likewise.
     """
 
     name: str
@@ -34,6 +36,7 @@ class OpCase:
     gradients: tuple[str, ...] = ()
     gradient_small: tuple[Shape, ...] = ()
     exact: bool = False
+    conditioned: Callable[[Arguments, Any], Any] | None = None
     bad: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = ()
     real: Mapping[str, Shape] = field(default_factory=dict)
     bytes_moved: Callable[[Shape, int], int] = lambda shape, item: 0

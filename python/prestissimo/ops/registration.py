@@ -74,7 +74,7 @@ class Op:
 
     `check` raises ValueError naming the argument; the compiled kernel makes the same checks itself, so it runs only
     for fake tensors and ahead of the reference. `dtypes` are those of the first argument that have a kernel; others
-    (float64 above all) run through the reference.
+    (float64 above all) run through the reference, and so do arguments that `covers` denies.
     """
 
     def __init__(
@@ -86,10 +86,11 @@ class Op:
         fake: Callable[..., Any],
         check: Callable[..., None] | None = None,
         dtypes: Sequence[str] = ("float32", "bfloat16", "float16"),
+        covers: Callable[..., bool] | None = None,
     ) -> None:
         self.name = schema[: schema.index("(")]
         self.schema = schema
-        self.kernel, self.reference, self.check = kernel, reference, check
+        self.kernel, self.reference, self.check, self.covers = kernel, reference, check, covers
         self.overload: Any = None
         self.takes_list = schema[schema.index("(") + 1 :].startswith("Tensor[]")
         if torch is None:
@@ -154,6 +155,7 @@ class Op:
         """The kernel where the dtype of the first argument (or of its first element) has one, else the reference: a
         closure, being called often."""
         kernel, has_kernel = self.kernel, frozenset(getattr(torch, d) for d in dtypes)
+        covers = self.covers
 
         def run_list(*args: Any) -> Any:
             known = not args[0] or args[0][0].dtype in has_kernel
@@ -162,10 +164,14 @@ class Op:
         if self.takes_list:
             return run_list
 
+        def run_covered(*args: Any) -> Any:
+            known = args[0].dtype in has_kernel and covers is not None and covers(*args)
+            return kernel(*args) if known else self.run_reference(*args)
+
         def run(*args: Any) -> Any:
             return kernel(*args) if args[0].dtype in has_kernel else self.run_reference(*args)
 
-        return run
+        return run if covers is None else run_covered
 
     def run_reference(self, *args: Any) -> Any:
         """The reference behind the same checks; what runs where no kernel can."""
@@ -179,7 +185,7 @@ class Op:
         first = args[0][0] if self.takes_list and args[0] else args[0]
         if torch is not None and isinstance(first, torch.Tensor):
             return self.overload(*args)
-        if _core is not None:
+        if _core is not None and (self.covers is None or self.covers(*args)):
             return self.kernel(*args)
         return self._through_torch(*args)
 

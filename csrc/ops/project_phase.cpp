@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "project_phase.h"
+
+#include "../registry.h"
+#include "dispatch.h"
+
+namespace prestissimo {
+namespace {
+
+// On a GPU a round is a launch, and `between` takes the phases of every second one; on the CPU it is not read.
+void project_phase(Stream stream, const Array& log_magnitude, const Array& phase, const Array& window, int64_t hop,
+                   int64_t rounds, const Array* between, const Array& projected) {
+  const char* op = "project_phase";
+  const Checker check(op, "log_magnitude", log_magnitude);
+  check.dtype({DType::float32}).ndim(3).rows_contiguous("log_magnitude", log_magnitude);
+  const int64_t B = log_magnitude.size(0), T = log_magnitude.size(1), F = log_magnitude.size(2);
+  check_frames(op, F, hop);
+  if (rounds < 1 || rounds > 1000) fail(op, "rounds must be in 1 ... 1000, got " + std::to_string(rounds));
+  const auto like = [&](const char* name, const Array& a) {
+    check.shape(name, a, {B, T, F}).same_dtype(name, a).same_device(name, a);
+  };
+  like("phase", phase);
+  check.rows_contiguous("phase", phase);
+  check.shape("window", window, {2 * (F - 1)}).same_dtype("window", window).same_device("window", window);
+  check.contiguous("window", window);
+  like("projected", projected);
+  check.contiguous("projected", projected);
+  if (between) {
+    like("between", *between);
+    check.contiguous("between", *between);
+  }
+  if (projected.numel() == 0) return;
+  ProjectPhaseArgs a{{log_magnitude.as<float>(), log_magnitude.stride(0), log_magnitude.stride(1)},
+                     {phase.as<float>(), phase.stride(0), phase.stride(1)},
+                     window.as<float>(),
+                     projected.as<float>(),
+                     B,
+                     T,
+                     2 * (F - 1),
+                     hop,
+                     rounds};
+  if (log_magnitude.device.type == DeviceType::cpu) {
+    cpu::project_phase(a);
+    return;
+  }
+  if (rounds > 1 && !between) fail(op, "between must be given for more than one round on a GPU");
+  a.rounds = 1;
+  for (int64_t left = rounds; left > 0; --left) {
+    a.projected = (left % 2 ? projected : *between).as<float>();  // the last round ends in `projected`
+    PRESTISSIMO_RUN(project_phase, log_magnitude, a, stream);
+    a.phase = {a.projected, T * F, F};
+  }
+}
+
+}  // namespace
+
+PRESTISSIMO_OP(project_phase, "log_magnitude", "phase", "window", "hop", "rounds", "between", "projected")
+
+}  // namespace prestissimo

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of the ops between a log-magnitude spectrogram and a signal; part of the table in cases.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .inverse_stft import inverse_stft
+from .inverse_stft import reference as inverse_stft_reference
+from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype
+from .peak_phase import peak_phase
+from .peak_phase import reference as peak_phase_reference
+from .project_phase import project, project_phase
+from .project_phase import reference as project_phase_reference
+
+# (channels, frames, bins) of 32 s of stereo
+_MINI_SPECTRUM: Shape = (2, 2760, 1025)
+
+
+def _peak_phase_make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+    """Rounded to eighths, so that plateaus and flat peaks occur; frames of silence, steady and gliding rows."""
+    B, T, F = shape
+    log_magnitude = (noise(shape, torch.float64, rng, -2.0, 2.0) * 8).round() / 8
+    log_magnitude[:, 1::5] += torch.linspace(2, -3, F, dtype=torch.float64)
+    log_magnitude[:, 3::7] = -torch.inf
+    log_magnitude[:, 4::6] = noise((B, len(range(T)[4::6]), F), torch.float64, rng)
+    state = torch.randint(-(2**31), 2**31 - 1, (B, F), generator=rng, dtype=torch.int64).to(torch.int32)
+    return {"log_magnitude": log_magnitude.to(dtype), "state": state, "hop": max(1, (F - 1) // 2)}
+
+
+_PEAK_PHASE_SMALL: tuple[Shape, ...] = (
+    (2, 9, 33), (1, 1, 2), (1, 4, 3), (3, 2, 8), (1, 8, 9), (2, 3, 16), (1, 5, 17), (1, 2, 63), (2, 9, 64),
+    (1, 30, 65), (3, 8, 129), (1, 7, 331), (0, 3, 9), (2, 0, 9), (2, 40, 1025),
+)  # fmt: skip
+_PEAK_PHASE = OpCase(
+    name="peak_phase",
+    op=peak_phase,
+    reference=peak_phase_reference,
+    make=_peak_phase_make,
+    small=_PEAK_PHASE_SMALL,
+    dtypes=(torch.float32,),
+    exact=True,
+    bad=(
+        (lambda a: {**a, "log_magnitude": a["log_magnitude"][0]}, ValueError, "log_magnitude"),
+        (lambda a: {**a, "log_magnitude": a["log_magnitude"][..., :1]}, ValueError, "log_magnitude"),
+        (cut("state"), ValueError, "state"),
+        (lambda a: {**a, "state": a["state"].long()}, TypeError, "state"),
+        (lambda a: {**a, "hop": 0}, ValueError, "hop"),
+        (lambda a: {**a, "hop": 4096}, ValueError, "hop"),
+    ),
+    real={"mini-32s": _MINI_SPECTRUM},
+    bytes_moved=lambda s, item: 2 * item * s[0] * s[1] * s[2],
+    # comparisons and masks of one byte, region numbers, advances and sources of four, a sum and the radians
+    eager_bytes=lambda s, item: 60 * s[0] * s[1] * s[2],
+    flops=lambda s: 4 * s[0] * s[1] * s[2],
+)
+
+
+def _n_fft(bins: int) -> int:
+    return max(8, 1 << (2 * (bins - 1) - 1).bit_length())
+
+
+def _frames_make(overlap: int) -> Callable[[Shape, torch.dtype, torch.Generator], Arguments]:
+    """Log-magnitudes that fall with frequency, with outliers, and phases; n_fft is the next power of two."""
+
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        n_fft = _n_fft(shape[2])
+        shape = (*shape[:2], n_fft // 2 + 1)
+        tilt = torch.linspace(1, -2, shape[2], dtype=torch.float64)
+        log_magnitude = noise(shape, torch.float64, rng) + tilt
+        phase = (torch.rand(shape, generator=rng, dtype=torch.float64) * 2 - 1) * torch.pi
+        window = (
+            torch.hann_window(n_fft, dtype=torch.float64) + 0.02
+        )  # no zero: every sample of a frame counts
+        return {
+            "log_magnitude": log_magnitude.to(dtype),
+            "phase": phase.to(dtype),
+            "window": window.to(dtype),
+            "hop": n_fft // overlap,
+        }
+
+    return make
+
+
+def _all_or_nan(arguments: Arguments, signal: Tensor) -> Tensor:
+    """An infinite bin makes every sample of its frame infinite or NaN, which of the two being up to the FFT."""
+    return torch.where(signal.isfinite(), signal, torch.nan)
+
+
+_FRAMES_SMALL: tuple[Shape, ...] = (
+    (2, 6, 5), (1, 1, 5), (1, 2, 9), (3, 3, 17), (1, 9, 33), (2, 5, 65), (1, 7, 129), (2, 9, 257), (1, 8, 513),
+    (2, 11, 1025), (1, 3, 1025), (1, 5, 2049), (0, 3, 9), (2, 0, 9), (1, 70, 257),
+)  # fmt: skip
+_FRAMES_BAD: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = (
+    (lambda a: {**a, "log_magnitude": a["log_magnitude"][0]}, ValueError, "log_magnitude"),
+    (lambda a: {**a, "log_magnitude": a["log_magnitude"][..., :1]}, ValueError, "log_magnitude"),
+    (cut("phase"), ValueError, "phase"),
+    (cut("window"), ValueError, "window"),
+    (other_dtype("phase"), TypeError, "phase"),
+    (other_dtype("window"), TypeError, "window"),
+    (lambda a: {**a, "hop": 0}, ValueError, "hop"),
+    (lambda a: {**a, "hop": a["hop"] + 1}, ValueError, "hop"),
+)
+
+
+def _fft_flops(shape: Shape) -> float:
+    n_fft = 2 * (shape[2] - 1)
+    return shape[0] * shape[1] * 2.5 * n_fft * math.log2(n_fft)
+
+
+def _inverse_stft_case(variant: str, overlap: int, real: dict[str, Shape]) -> OpCase:
+    return OpCase(
+        name="inverse_stft",
+        op=inverse_stft,
+        reference=inverse_stft_reference,
+        make=_frames_make(overlap),
+        small=_FRAMES_SMALL if overlap == 4 else _FRAMES_SMALL[4:11],
+        variant=variant,
+        dtypes=(torch.float32,),
+        gradients=("log_magnitude", "phase"),
+        gradient_small=((2, 6, 9), (1, 1, 33), (1, 9, 257), (2, 6, 1025)),
+        conditioned=_all_or_nan,
+        bad=_FRAMES_BAD,
+        real=real,
+        bytes_moved=lambda s, item: item * s[0] * s[1] * (2 * s[2] + s[2] * 2 // overlap),
+        # exp, polar, irfft, window and overlap-add each read and write, complex numbers twice as wide
+        eager_bytes=lambda s, item: item * s[0] * s[1] * s[2] * 24,
+        flops=lambda s: int(_fft_flops(s) + 40 * s[0] * s[1] * s[2]),
+    )
+
+
+def _seen_through_stft(arguments: Arguments, phase: Tensor) -> Tensor:
+    """|STFT| exp(i phase): an angle counts as much as the bin that it is taken of."""
+    a: Arguments = {k: v.double() if torch.is_tensor(v) else v for k, v in arguments.items()}
+    rounds = a.pop("rounds")
+    if rounds > 1:
+        a["phase"] = project_phase_reference(**a, rounds=rounds - 1)
+    return torch.view_as_real(torch.polar(project(**a).abs().to(phase.dtype), phase))
+
+
+def _project_phase_case(variant: str, rounds: int) -> OpCase:
+    make = _frames_make(4)
+    return OpCase(
+        name="project_phase",
+        op=project_phase,
+        reference=project_phase_reference,
+        make=lambda shape, dtype, rng: {**make(shape, dtype, rng), "rounds": rounds},
+        small=_FRAMES_SMALL,
+        variant=variant,
+        dtypes=(torch.float32,),
+        conditioned=_seen_through_stft,
+        bad=(*_FRAMES_BAD, (lambda a: {**a, "rounds": 0}, ValueError, "rounds")),
+        real={"mini-32s": _MINI_SPECTRUM},
+        bytes_moved=lambda s, item: 3 * item * s[0] * s[1] * s[2],
+        # a round: as inverse_stft, then frames and window, rfft and angle
+        eager_bytes=lambda s, item: rounds * item * s[0] * s[1] * s[2] * 36,
+        flops=lambda s: int(rounds * (2 * _fft_flops(s) + 60 * s[0] * s[1] * s[2])),
+    )
+
+
+PHASE_CASES: tuple[OpCase, ...] = (
+    _PEAK_PHASE,
+    _inverse_stft_case("", 4, {"mini-32s": _MINI_SPECTRUM, "vocos-30s": (1, 2584, 513)}),
+    _inverse_stft_case("overlap-2", 2, {}),
+    _inverse_stft_case("overlap-8", 8, {}),
+    _project_phase_case("", 1),
+    _project_phase_case("two-rounds", 2),
+)
