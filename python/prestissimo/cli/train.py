@@ -95,6 +95,8 @@ def dit(
 ) -> None:
     """Train the diffusion transformer on the latents and captions of a data set.
 
+    Several processes, each with batches of its own: accelerate launch --num_processes 4 -m prestissimo train dit ...
+
     \b
     prestissimo train dit --data data --out runs/dit --export mine
     prestissimo generate "calm solo piano" --model mine

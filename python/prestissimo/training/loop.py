@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from prestissimo.atomic import write_bytes
 
 from .ema import Ema
+from .processes import Processes
 from .state import check_same_run, load_state, read_progress, save_state
 
 log = logging.getLogger("prestissimo")
@@ -148,10 +149,13 @@ def train(
     bit on the same machine and threads. Ctrl-C and SIGTERM save first. Returns the moving average.
     `description`, any JSON, is kept in the checkpoint. A folder whose description differs raises ValueError, except
     for the options of this loop and what the description calls "data", which a run may change on the way.
+    Under a launcher of several processes (`Processes`), process r of n takes batches r, n + r, 2n + r ..., all step
+    with the mean gradient, and the first one writes.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    processes = Processes()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "state.safetensors"
     parameters = list(model.parameters())
@@ -166,8 +170,10 @@ def train(
         progress = load_state(path, model, ema, optimizer)
         step, hours, mean_loss = progress["step"], progress["hours"], progress.get("loss", math.nan)
         log.info("resuming %s at step %d after %.2f h", path, step, hours)
-    logs, first = Logs(folder, step), step
+    processes.wait()  # nobody writes before all have read
+    logs, first = Logs(folder, step) if processes.first else None, step
     started = saved = time.monotonic()
+    kept = step
 
     def save() -> None:
         elapsed = hours + (time.monotonic() - started) / 3600
@@ -175,18 +181,20 @@ def train(
         save_state(path, model, ema, optimizer, {**facts, **(description or {})})
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, refresh_per_second=1, console=Console(stderr=True), disable=not show_progress)
-    with contextlib.closing(logs), _signals_held() as stop, bar:
+    shown = show_progress and processes.first
+    bar = Progress(*columns, refresh_per_second=1, console=Console(stderr=True), disable=not shown)
+    with contextlib.closing(logs) if logs else contextlib.nullcontext(), _signals_held() as stop, bar:
         task = bar.add_task("training", total=config.steps, completed=step)
-        while step < config.steps and not stop:
+        while step < config.steps and not processes.any(bool(stop)):
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = loss_of(step)
+            loss = loss_of(processes.batch(step))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            processes.average(parameters)
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
-            value = float(loss.detach())
+            value = processes.mean(float(loss.detach()))
             if not (math.isfinite(norm) and math.isfinite(value)):
                 raise FloatingPointError(
                     f"loss {value}, gradient norm {norm} at step {step}: lower learning_rate"
@@ -196,6 +204,8 @@ def train(
             step += 1
             mean_loss = value if math.isnan(mean_loss) else 0.98 * mean_loss + 0.02 * value
             bar.update(task, completed=step, description=f"loss {mean_loss:.4f}")
+            if logs is None:
+                continue
             if step % config.log_every == 0:
                 seconds = time.monotonic() - started
                 logs.write(step, loss=mean_loss, norm=norm, rate=rate, hours=hours + seconds / 3600,
@@ -203,7 +213,10 @@ def train(
             if validate is not None and (step % config.validate_every == 0 or step == config.steps):
                 logs.write(step, **{f"validation/{k}": v for k, v in validate(ema.model).items()})
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
-            if due or stop or step == config.steps:
+            if due or step == config.steps:
                 save()
-                saved = time.monotonic()
+                saved, kept = time.monotonic(), step
+        if logs is not None and kept < step:
+            save()
+    processes.wait()
     return ema
