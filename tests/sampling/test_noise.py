@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from prestissimo import ops
 from prestissimo.sampling import latent_noise
 
 
@@ -44,3 +45,11 @@ def test_a_longer_clip_begins_the_same(length: int) -> None:
 def test_wrong_sizes(channels: int, length: int) -> None:
     with pytest.raises(ValueError, match="channels and length must be positive"):
         latent_noise([1], channels, length)
+
+
+def test_fresh_noise_in_a_sampler_is_latent_noise() -> None:
+    for channels in (4, 6, 1):
+        noise = latent_noise([3, 9], channels, 70, items=[0, 2], stream=8)
+        x = torch.zeros(2, channels, 70)
+        assert torch.equal(ops.renoise(x, 1.0, [3, 9], [0, 2], stream=8), noise)
+        torch.testing.assert_close(ops.renoise(x + 1, 0.5, [3, 9], [0, 2], stream=8), 1 + 0.5 * noise)

@@ -10,6 +10,7 @@ from .peak_phase import peak_phase
 from .philox_normal import philox_normal
 from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
+from .renoise import renoise
 
 __all__ = [
     "MissingKernelError",
@@ -22,5 +23,6 @@ __all__ = [
     "peak_phase",
     "philox_normal",
     "project_phase",
+    "renoise",
     "strict_kernels",
 ]

@@ -16,6 +16,8 @@ from .edm_denoise import reference as edm_denoise_reference
 from .edm_precondition import edm_precondition
 from .edm_precondition import reference as edm_precondition_reference
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype
+from .renoise import reference as renoise_reference
+from .renoise import renoise
 
 # (batch, channels, frames); lanes and chunks of the kernels, one less and one more
 _SMALL: tuple[Shape, ...] = (
@@ -111,6 +113,18 @@ def _ctm_map_case(variant: str, sigma_data: float, real: dict[str, Shape]) -> Op
     )
 
 
+def _noise_words(B: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Seeds and items."""
+    seeds = torch.randint(-(2**63), 2**63 - 1, (B,), generator=rng)
+    return seeds, torch.randint(0, 2**32, (B,), generator=rng)
+
+
+def _renoise_make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+    seeds, items = _noise_words(shape[0], rng)
+    x = _latent(shape, dtype, rng, 0.1)
+    return {"x": x, "sigma": _sigma(shape[0], rng), "seeds": seeds, "items": items, "stream": 5}
+
+
 DIFFUSION_CASES: tuple[OpCase, ...] = (
     OpCase(
         name="edm_precondition",
@@ -153,4 +167,26 @@ DIFFUSION_CASES: tuple[OpCase, ...] = (
     ),
     _ctm_map_case("plain", 0.0, {}),
     _ctm_map_case("preconditioned", 0.5, {k: LATENTS[k] for k in ("open-1.0", "sa3-medium-380s")}),
+    OpCase(
+        name="renoise",
+        op=renoise,
+        reference=renoise_reference,
+        make=_renoise_make,
+        small=_SMALL,
+        gradients=("x",),
+        gradient_small=_SMALL,
+        exact=True,
+        bad=(
+            (cut("sigma"), ValueError, "sigma"),
+            (other_dtype("sigma"), TypeError, "sigma"),
+            (cut("seeds"), ValueError, "seeds"),
+            (lambda a: {**a, "items": a["items"].to(torch.int32)}, TypeError, "items"),
+            (_set("stream", 2**32), ValueError, "stream"),
+            (lambda a: {**a, "x": a["x"][0]}, ValueError, "x"),
+        ),
+        real={k: LATENTS[k] for k in ("mini-32s", "open-1.0", "sa3-medium-380s")},
+        bytes_moved=_elements(2),
+        eager_bytes=_elements(5),
+        flops=lambda s: 42 * math.prod(s),
+    ),
 )

@@ -47,21 +47,24 @@ def philox_normal(
     size = math.prod(shape)
     if size < 0 or any(d < 0 for d in shape):
         raise ValueError(f"philox_normal: shape must have no negative size, got {tuple(shape)}")
-    seeds_ = _words("seeds", seeds, device)
-    items_ = _words("items", [0] * len(seeds_) if items is None else items, device)
+    seeds_ = words("philox_normal", "seeds", seeds, device)
+    items_ = words("philox_normal", "items", [0] * len(seeds_) if items is None else items, device)
     return _op(seeds_, items_, stream, size).reshape(len(seeds_), *shape)
 
 
-def _words(name: str, values: Any, device: Any) -> Any:
-    """64-bit words as int64, the type that every framework has."""
+def words(op: str, name: str, values: Any, device: Any = None, like: Any = None) -> Any:
+    """64-bit words as int64, the type that every framework has; of the kind and device of `like` where there is one."""
     if hasattr(values, "dtype"):
         return values
     try:
         signed = [(int(v) + 2**63) % 2**64 - 2**63 for v in values]
     except TypeError:
-        raise ValueError(f"philox_normal: {name} must be a sequence of integers, got {values!r}") from None
-    if torch is not None:
-        return torch.tensor(signed, dtype=torch.int64, device=device)
+        raise ValueError(f"{op}: {name} must be a sequence of integers, got {values!r}") from None
+    if torch is not None and (like is None or isinstance(like, torch.Tensor)):
+        return torch.tensor(signed, dtype=torch.int64, device=device if like is None else like.device)
+    if hasattr(like, "__array_namespace__"):
+        space = like.__array_namespace__()
+        return space.asarray(signed, dtype=space.int64)
     import numpy as np
 
     return np.array(signed, dtype=np.int64)
@@ -108,7 +111,7 @@ def _fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
     error = (p - (s - t)) + (c_ - t)
     even = s.view(torch.int64) & 1 == 0
     toward = torch.where(error > 0, torch.inf, -torch.inf).to(torch.float64)
-    return torch.where((error != 0) & even, torch.nextafter(s, toward), s).float()
+    return torch.where((error != 0) & even & s.isfinite(), torch.nextafter(s, toward), s).float()
 
 
 def _horner(x: Tensor, *coefficients: float) -> Tensor:
