@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def each(v: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """`v` with its tensors changed: an argument is a tensor, a list of tensors, or something else."""
     if isinstance(v, list):
         return [each(t, change) for t in v]
+    if isinstance(v, ops.PackedWeight):
+        return dataclasses.replace(v, data=change(v.data))
     return change(v) if isinstance(v, torch.Tensor) else v
 
 
@@ -137,6 +140,8 @@ def test_gradients(case: OpCase, dtype: torch.dtype, isa: str) -> None:
 def test_gradcheck(case: OpCase) -> None:
     if not case.gradients:
         pytest.skip("no gradient by design")
+    if not case.smooth:
+        pytest.skip("rounds inside")
     arguments = clone(case.make((2, 3, 5), torch.float64, generator()), None, case.gradients)
 
     leaves = tuple(t for n in case.gradients for t in tensors(arguments[n]))
@@ -205,7 +210,8 @@ def test_row_strides_need_no_copy(case: OpCase, dtype: torch.dtype) -> None:
 def test_not_finite(case: OpCase, dtype: torch.dtype, value: float) -> None:
     for name in case.gradients:
         arguments = case.make((2, 3, 40), dtype, generator())
-        tensors(arguments[name])[0].view(-1)[7] = value
+        flat = tensors(arguments[name])[0].view(-1)
+        flat[7 % flat.numel()] = value
         check_values(case, arguments)
 
 
@@ -277,11 +283,8 @@ def test_bad_arguments_of_fake_tensors(case: OpCase) -> None:
 @cases
 def test_opcheck(case: OpCase) -> None:
     arguments = clone(case.make(case.small[0], case.dtypes[0], generator()), None, case.gradients)
-    if case.name == "philox_normal":
-        size = arguments.pop("shape")[0]
-        arguments["size"] = size
     overload = getattr(torch.ops.prestissimo, case.name).default
-    torch.library.opcheck(overload, tuple(arguments.values()))
+    torch.library.opcheck(overload, case.overload_arguments(arguments))
 
 
 @cases

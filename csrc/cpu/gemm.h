@@ -77,7 +77,8 @@ struct PackedA {
   int64_t M, K;
   void* data;
 
-  int64_t lines() const { return (step_count(dot, K) * a_step_bytes(dot) + kLineBytes - 1) / kLineBytes; }
+  int64_t steps() const { return step_count(dot, K); }
+  int64_t lines() const { return (steps() * a_step_bytes(dot) + kLineBytes - 1) / kLineBytes; }
   int64_t panels() const { return (M + kRows - 1) / kRows; }
   int64_t first(int64_t p) const { return p * M / panels(); }
   int rows(int64_t p) const { return static_cast<int>(first(p + 1) - first(p)); }
@@ -130,7 +131,7 @@ void gemm_tiles(const PackedA& a, const PackedB& b, int64_t begin, int64_t end, 
     const int64_t m = rest / width, n = first + rest % width;
     const int rows = a.rows(m), columns = b.columns(n);
     micro_kernel(a.dot, rows, columns, steps, a.panel(m), b.panel(n), gemm_start(b, n), 0, tile, kPanel);
-    epilogue(a.first(m), rows, n * kPanel, columns, static_cast<const Sum*>(tile));
+    epilogue(a.first(m), rows, n * kPanel, columns, tile);
   }
 }
 

@@ -75,6 +75,8 @@ struct Int8Products : IntSums {
 };
 #endif
 
+inline Vec from_int32(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
+
 #elif defined(__AVX2__)
 
 struct FloatSums {
@@ -124,6 +126,8 @@ struct Int8Products : IntSums {
   }
   static Register add(Register sum, __m256i a, __m256i b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 };
+
+inline Vec from_int32(const int32_t* p) { return {_mm256_cvtepi32_ps(IntSums::load(p))}; }
 
 #else
 
@@ -187,6 +191,8 @@ struct Int8Products : ArraySums<int32_t> {
     return sum;
   }
 };
+
+inline Vec from_int32(const int32_t* p) { return {static_cast<float>(*p)}; }
 
 #endif
 

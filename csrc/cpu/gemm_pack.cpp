@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gemm.h"
 #include "gemm_lanes.h"
+#include "transpose.h"
 #include "vec.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
@@ -10,6 +11,7 @@ namespace {
 // given values of any source type that the form takes.
 struct FloatForm {
   static constexpr int kValues = 16;
+  static constexpr bool kPermuted = false;
   template <class T>
   static void fill(const T* x, char* out) {
     for (int i = 0; i < kValues; i += Vec::lanes) store(reinterpret_cast<float*>(out) + i, load(x + i));
@@ -17,6 +19,7 @@ struct FloatForm {
 };
 struct Bfloat16Form {
   static constexpr int kValues = 32;
+  static constexpr bool kPermuted = false;
   static void fill(const bfloat16* x, char* out) { memcpy(out, x, kLineBytes); }
   template <class T>
   static void fill(const T* x, char* out) {
@@ -32,6 +35,7 @@ struct Bfloat16Form {
 // Rounded to bfloat16 and widened again: the operands of a product are the same on every ISA.
 struct WidenedBfloat16Form {
   static constexpr int kValues = 16;
+  static constexpr bool kPermuted = false;
   template <class T>
   static void fill(const T* x, char* out) {
     bfloat16 rounded[kValues];
@@ -41,16 +45,19 @@ struct WidenedBfloat16Form {
 };
 struct Int8Form {
   static constexpr int kValues = 64;
+  static constexpr bool kPermuted = false;
   static void fill(const int8_t* x, char* out) { memcpy(out, x, kLineBytes); }
 };
 struct OffsetInt8Form {
   static constexpr int kValues = 64;
+  static constexpr bool kPermuted = false;
   static void fill(const int8_t* x, char* out) {
     for (int i = 0; i < kValues; ++i) out[i] = static_cast<char>(x[i] ^ -128);
   }
 };
 struct Int16Form {
   static constexpr int kValues = 32;
+  static constexpr bool kPermuted = true;
   static void fill(const int8_t* x, char* out) {
     for (int i = 0; i < kValues; i += 4) {
       const int16_t step[] = {x[i], x[i + 2], x[i + 1], x[i + 3]};
@@ -59,9 +66,13 @@ struct Int16Form {
   }
 };
 
+// Form, from values of type T. A line is kValues values of k of one row or column, 16 dwords; where neighbours in
+// memory are neighbouring rows or columns instead, the dwords of kPanel of them side by side are a step.
 template <class Form, class T>
 struct Packing {
-  // Line of up to kValues values of k, from k0 on; zeros beyond K.
+  static constexpr int kStep = Form::kValues / 16;  // values in a dword
+
+  // From k0 on; zeros beyond K.
   static void line(const T* x, int64_t stride_k, int64_t k0, int64_t K, char* out) {
     if (stride_k == 1 && k0 + Form::kValues <= K) return Form::fill(x + k0, out);
     T values[Form::kValues] = {};
@@ -70,58 +81,71 @@ struct Packing {
     Form::fill(values, out);
   }
 
+  static void step(const T* x, int64_t stride_k, int64_t k0, int64_t K, int n, char* out) {
+    alignas(64) char row[kStep][kStepBytes / kStep];
+    for (int i = 0; i < kStep; ++i) {
+      if (k0 + i < K)
+        side_by_side(x + (k0 + i) * stride_k, n, row[i]);
+      else
+        memset(row[i], 0, sizeof row[i]);
+    }
+    interleave(row, out);
+  }
+
   static void rows(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
     const T* x = static_cast<const T*>(s.data);
+    const bool across = s.stride == 1 && s.stride_k != 1 && !Form::kPermuted;
     for (int64_t p = first_panel; p < last_panel; ++p) {
-      const int64_t first = a.first(p), n = a.rows(p);
+      const int64_t first = a.first(p);
+      const int n = a.rows(p);
       char* out = a.panel(p);
-      for (int64_t r = 0; r < n; ++r)
-        for (int64_t l = 0; l < a.lines(); ++l)
-          line(x + (first + r) * s.stride, s.stride_k, l * Form::kValues, a.K, out + (l * n + r) * kLineBytes);
+      for (int64_t l = 0; l < a.lines(); ++l, out += n * kLineBytes) {
+        if (!across) {
+          for (int r = 0; r < n; ++r)
+            line(x + (first + r) * s.stride, s.stride_k, l * Form::kValues, a.K, out + r * kLineBytes);
+          continue;
+        }
+        alignas(64) uint32_t steps[16][kPanel], lines[16][16];
+        for (int i = 0; i < 16; ++i)
+          step(x + first, s.stride_k, l * Form::kValues + i * kStep, a.K, n, reinterpret_cast<char*>(steps[i]));
+        transpose(steps[0], kPanel, 16, 16, lines[0], 16);
+        memcpy(out, lines, static_cast<size_t>(n) * kLineBytes);
+      }
     }
   }
 
-  // Sixteen steps at a time: a line of each column, then transposed.
   static void columns(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
     const T* x = static_cast<const T*>(s.data);
     for (int64_t p = first_panel; p < last_panel; ++p) {
       const int n = b.columns(p);
-      char* out = b.panel(p);
-      for (int64_t step = 0; step < b.steps(); step += 16, out += 16 * kStepBytes) {
+      auto* out = reinterpret_cast<uint32_t*>(b.panel(p));
+      for (int64_t done = 0; done < b.steps(); done += 16, out += 16 * kPanel) {
         alignas(64) uint32_t lines[kPanel][16];
         if (n < kPanel) memset(lines, 0, sizeof lines);
         for (int j = 0; j < n; ++j)
-          line(x + (p * kPanel + j) * s.stride, s.stride_k, step / 16 * Form::kValues, b.K,
+          line(x + (p * kPanel + j) * s.stride, s.stride_k, done / 16 * Form::kValues, b.K,
                reinterpret_cast<char*>(lines[j]));
-        transpose(lines, reinterpret_cast<uint32_t*>(out), b.steps() - step < 16 ? b.steps() - step : 16);
+        if (b.steps() - done >= 16) {
+          transpose(lines[0], 16, kPanel, 16, out, kPanel);
+          continue;
+        }
+        alignas(64) uint32_t steps[16][kPanel];
+        transpose(lines[0], 16, kPanel, 16, steps[0], kPanel);
+        memcpy(out, steps, static_cast<size_t>(b.steps() - done) * kStepBytes);
       }
     }
   }
 
-  // Columns side by side in memory: rows of the source, interleaved by the values of a step.
   static void column_rows(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
-    constexpr int kStep = Form::kValues / 16;
     const T* x = static_cast<const T*>(s.data);
-    for (int64_t p = first_panel; p < last_panel; ++p) {
-      const int n = b.columns(p);
-      char* out = b.panel(p);
-      for (int64_t step = 0; step < b.steps(); ++step, out += kStepBytes) {
-        alignas(64) char row[kStep][kStepBytes / kStep];
-        for (int i = 0; i < kStep; ++i) {
-          const int64_t k = step * kStep + i;
-          if (k < b.K)
-            line_of_columns(x + k * s.stride_k + p * kPanel, n, row[i]);
-          else
-            memset(row[i], 0, sizeof row[i]);
-        }
-        interleave(row, out);
-      }
-    }
+    for (int64_t p = first_panel; p < last_panel; ++p)
+      for (int64_t i = 0; i < b.steps(); ++i)
+        step(x + p * kPanel, s.stride_k, i * kStep, b.K, b.columns(p), b.panel(p) + i * kStepBytes);
   }
 
  private:
-  // kPanel values side by side, which are half a line, one or two.
-  static void line_of_columns(const T* x, int n, char* out) {
+  // kPanel values, which are half a line, one or two.
+  static void side_by_side(const T* x, int n, char* out) {
     T values[Form::kValues > kPanel ? Form::kValues : kPanel];
     if (n < kPanel || Form::kValues > kPanel) {
       memset(values, 0, sizeof values);
@@ -149,11 +173,6 @@ struct Packing {
   static void interleave(const char (&row)[4][kStepBytes / 4], char* out) {
     for (int j = 0; j < kPanel; ++j)
       for (int i = 0; i < 4; ++i) out[4 * j + i] = row[i][j];
-  }
-
-  static void transpose(const uint32_t (&lines)[kPanel][16], uint32_t* out, int64_t steps) {
-    for (int64_t i = 0; i < steps; ++i)
-      for (int j = 0; j < kPanel; ++j) out[i * kPanel + j] = lines[j][i];
   }
 };
 

@@ -6,6 +6,8 @@ from .ctm_map import ctm_map
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .inverse_stft import inverse_stft
+from .linear import linear
+from .pack_linear import PackedWeight, pack_linear
 from .peak_phase import peak_phase
 from .philox_normal import philox_normal
 from .project_phase import project_phase
@@ -14,12 +16,15 @@ from .renoise import renoise
 
 __all__ = [
     "MissingKernelError",
+    "PackedWeight",
     "adaln_modulate",
     "compiled",
     "ctm_map",
     "edm_denoise",
     "edm_precondition",
     "inverse_stft",
+    "linear",
+    "pack_linear",
     "peak_phase",
     "philox_normal",
     "project_phase",

@@ -15,6 +15,7 @@ from torch import Tensor
 from .adaln_modulate import adaln_modulate
 from .adaln_modulate import reference as adaln_modulate_reference
 from .diffusion_cases import DIFFUSION_CASES
+from .linear_cases import LINEAR_CASES
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
 from .phase_cases import PHASE_CASES
 from .philox_normal import philox_normal
@@ -116,6 +117,7 @@ CASES: tuple[OpCase, ...] = (
         small=((1, 1), (3, 7), (2, 64), (1, 257), (2, 1023), (0, 5), (2, 0), (1, 128 * 345)),
         dtypes=(torch.float32,),
         exact=True,
+        overload_arguments=lambda a: (a["seeds"], a["items"], a["stream"], a["shape"][0]),
         bad=(
             (lambda a: {**a, "items": a["items"][:-1]}, ValueError, "items"),
             (lambda a: {**a, "stream": -1}, ValueError, "stream"),
@@ -128,4 +130,5 @@ CASES: tuple[OpCase, ...] = (
     ),
     *DIFFUSION_CASES,
     *PHASE_CASES,
+    *LINEAR_CASES,
 )
