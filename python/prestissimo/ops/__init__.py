@@ -9,9 +9,11 @@ from .inverse_stft import inverse_stft
 from .linear import linear
 from .pack_linear import PackedWeight, pack_linear
 from .peak_phase import peak_phase
+from .philox_gumbel import philox_gumbel
 from .philox_normal import philox_normal
 from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
+from .relaxed_topk import relaxed_topk
 from .renoise import renoise
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "linear",
     "pack_linear",
     "peak_phase",
+    "philox_gumbel",
     "philox_normal",
     "project_phase",
+    "relaxed_topk",
     "renoise",
     "strict_kernels",
 ]
