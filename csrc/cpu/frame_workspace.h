@@ -26,7 +26,7 @@ struct FrameWorkspace {
     re = memory.take(kSpectrumFloats);
     im = memory.take(kSpectrumFloats);
     rings = memory.take(2 * ring_count * n_fft);
-    to_planes(framing, natural_window, window);
+    window_planes(framing, tables, natural_window, window);
   }
 };
 

@@ -7,7 +7,7 @@
 namespace prestissimo {
 namespace {
 
-void peak_phase(Stream stream, const Array& log_magnitude, const Array& state, int64_t hop, const Array& phase,
+void peak_phase(Stream stream, const Array& log_magnitude, const Array* state, int64_t hop, const Array& phase,
                 const Array& next_state) {
   const char* op = "peak_phase";
   const Checker check(op, "log_magnitude", log_magnitude);
@@ -18,21 +18,23 @@ void peak_phase(Stream stream, const Array& log_magnitude, const Array& state, i
     fail(op, "log_magnitude must have at most 2^24 bins, got shape " + shape_text(log_magnitude));
   if (hop < 1 || hop > 2 * (F - 1))
     fail(op, "hop must be in 1 ... n_fft = " + std::to_string(2 * (F - 1)) + ", got " + std::to_string(hop));
-  for (const auto& [name, a] : {std::pair<const char*, const Array&>("state", state), {"next_state", next_state}})
-    check.shape(name, a, {B, F}).dtype(name, a, DType::int32).same_device(name, a).contiguous(name, a);
+  const auto turns = [&](const char* name, const Array& v) {
+    check.shape(name, v, {B, F}).dtype(name, v, DType::int32).same_device(name, v).contiguous(name, v);
+    return v.as<int32_t>();
+  };
   check.shape("phase", phase, {B, T, F}).same_dtype("phase", phase).same_device("phase", phase);
   check.contiguous("phase", phase);
-  if (B == 0) return;
   const PeakPhaseArgs a{log_magnitude.as<float>(),
                         log_magnitude.stride(0),
                         log_magnitude.stride(1),
-                        state.as<int32_t>(),
+                        state ? turns("state", *state) : nullptr,
                         phase.as<float>(),
-                        next_state.as<int32_t>(),
+                        turns("next_state", next_state),
                         B,
                         T,
                         F,
                         hop};
+  if (B == 0) return;
   PRESTISSIMO_RUN(peak_phase, log_magnitude, a, stream);
 }
 

@@ -8,7 +8,7 @@ namespace prestissimo {
 namespace {
 
 // On a GPU a round is a launch, and `between` takes the phases of every second one; on the CPU it is not read.
-void project_phase(Stream stream, const Array& log_magnitude, const Array& phase, const Array& window, int64_t hop,
+void project_phase(Stream stream, const Array& log_magnitude, const Array& phase, const Array* window, int64_t hop,
                    int64_t rounds, const Array* between, const Array& projected) {
   const char* op = "project_phase";
   const Checker check(op, "log_magnitude", log_magnitude);
@@ -21,8 +21,6 @@ void project_phase(Stream stream, const Array& log_magnitude, const Array& phase
   };
   like("phase", phase);
   check.rows_contiguous("phase", phase);
-  check.shape("window", window, {2 * (F - 1)}).same_dtype("window", window).same_device("window", window);
-  check.contiguous("window", window);
   like("projected", projected);
   check.contiguous("projected", projected);
   if (between) {
@@ -32,7 +30,7 @@ void project_phase(Stream stream, const Array& log_magnitude, const Array& phase
   if (projected.numel() == 0) return;
   ProjectPhaseArgs a{{log_magnitude.as<float>(), log_magnitude.stride(0), log_magnitude.stride(1)},
                      {phase.as<float>(), phase.stride(0), phase.stride(1)},
-                     window.as<float>(),
+                     window_of(check, window, F),
                      projected.as<float>(),
                      B,
                      T,

@@ -8,7 +8,7 @@ namespace prestissimo {
 
 struct ProjectPhaseArgs {
   Frames log_magnitude, phase;  // [B][T][F]
-  const float* window;          // [n_fft]
+  const float* window;          // [n_fft], Hann's where null
   float* projected;             // [B][T][F]
   int64_t batch, frames, n_fft, hop, rounds;
 };
