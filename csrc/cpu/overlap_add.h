@@ -24,7 +24,7 @@ struct Framing {
 inline void window_planes(const Framing& f, const FourierTables& t, const float* natural, float* window) {
   for (int i = 0; i < f.n; ++i) {
     const int pair = i / 2, at = ((i % 2) * f.parts + pair % f.parts) * f.points + pair / f.parts;
-    window[at] = natural ? natural[i] : 0.5f - 0.5f * t.cosine[i <= t.m ? i : f.n - i];
+    window[at] = natural ? natural[i] : t.hann[i];
   }
 }
 

@@ -15,8 +15,6 @@ namespace prestissimo {
 struct Frames {
   const float* data;
   int64_t batch_stride, frame_stride;
-
-  const float* row(int64_t b, int64_t t) const { return data + b * batch_stride + t * frame_stride; }
 };
 
 struct InverseStftArgs {

@@ -8,7 +8,7 @@ namespace prestissimo {
 namespace {
 
 void peak_phase(Stream stream, const Array& log_magnitude, const Array* state, int64_t hop, const Array& phase,
-                const Array& next_state) {
+                const Array& next_state, const Array* sources) {
   const char* op = "peak_phase";
   const Checker check(op, "log_magnitude", log_magnitude);
   check.dtype({DType::float32}).ndim(3).rows_contiguous("log_magnitude", log_magnitude);
@@ -24,22 +24,29 @@ void peak_phase(Stream stream, const Array& log_magnitude, const Array* state, i
   };
   check.shape("phase", phase, {B, T, F}).same_dtype("phase", phase).same_device("phase", phase);
   check.contiguous("phase", phase);
-  const PeakPhaseArgs a{log_magnitude.as<float>(),
-                        log_magnitude.stride(0),
-                        log_magnitude.stride(1),
-                        state ? turns("state", *state) : nullptr,
-                        phase.as<float>(),
-                        turns("next_state", next_state),
-                        B,
-                        T,
-                        F,
-                        hop};
+  PeakPhaseArgs a{log_magnitude.as<float>(),
+                  log_magnitude.stride(0),
+                  log_magnitude.stride(1),
+                  state ? turns("state", *state) : nullptr,
+                  phase.as<float>(),
+                  turns("next_state", next_state),
+                  nullptr,
+                  B,
+                  T,
+                  F,
+                  hop};
   if (B == 0) return;
+  if (log_magnitude.device.type == DeviceType::cuda) {
+    if (!sources) fail(op, "sources must be given on a GPU");
+    check.shape("sources", *sources, {B, T, F}).dtype("sources", *sources, DType::int32);
+    check.same_device("sources", *sources).contiguous("sources", *sources);
+    a.sources = sources->as<int32_t>();
+  }
   PRESTISSIMO_RUN(peak_phase, log_magnitude, a, stream);
 }
 
 }  // namespace
 
-PRESTISSIMO_OP(peak_phase, "log_magnitude", "state", "hop", "phase", "next_state")
+PRESTISSIMO_OP(peak_phase, "log_magnitude", "state", "hop", "phase", "next_state", "sources")
 
 }  // namespace prestissimo

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, expect_shape, launch, new_empty, torch
+from .registration import Op, _core, expect_shape, launch, new_empty, scratch, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +126,8 @@ def _check(log_magnitude: Any, state: Any, hop: int) -> None:
 def _kernel(log_magnitude: Any, state: Any, hop: int) -> tuple[Any, Any]:
     phase = new_empty(log_magnitude, log_magnitude.shape)
     next_state = new_empty(log_magnitude, log_magnitude.shape[::2], "int32")
-    launch(_core.peak_phase, log_magnitude, state, hop, phase, next_state)
+    sources = scratch(log_magnitude, log_magnitude.shape, "int32")
+    launch(_core.peak_phase, log_magnitude, state, hop, phase, next_state, sources)
     return phase, next_state
 
 

@@ -139,13 +139,24 @@ def _inverse_stft_case(variant: str, overlap: int, hann: bool, real: dict[str, S
     )
 
 
+def _in_float64(arguments: Arguments) -> Arguments:
+    return {k: v.double() if torch.is_tensor(v) else v for k, v in arguments.items() if k != "rounds"}
+
+
 def _seen_through_stft(arguments: Arguments, phase: Tensor) -> Tensor:
     """|STFT| exp(i phase): an angle counts as much as the bin that it is taken of."""
-    a: Arguments = {k: v.double() if torch.is_tensor(v) else v for k, v in arguments.items()}
-    rounds = a.pop("rounds")
-    if rounds > 1:
-        a["phase"] = project_phase_reference(**a, rounds=rounds - 1)
-    return torch.view_as_real(torch.polar(project(**a).abs().to(phase.dtype), phase))
+    weight = project(**_in_float64(arguments)).abs()
+    return torch.view_as_real(torch.polar(weight.to(phase.dtype), phase))
+
+
+def _spectral_convergence(arguments: Arguments, phase: Tensor) -> Tensor:
+    """||STFT| - A| / |A| of each item: where a bin was small after one round, later rounds are chaotic."""
+    a = _in_float64(arguments)
+    a["phase"] = phase.double()
+    magnitude = a["log_magnitude"].exp()
+    return ((project(**a).abs() - magnitude).flatten(1).norm(dim=1) / magnitude.flatten(1).norm(dim=1)).to(
+        phase.dtype
+    )
 
 
 def _project_phase_case(variant: str, rounds: int, hann: bool) -> OpCase:
@@ -158,7 +169,7 @@ def _project_phase_case(variant: str, rounds: int, hann: bool) -> OpCase:
         small=_FRAMES_SMALL,
         variant=variant,
         dtypes=(torch.float32,),
-        conditioned=_seen_through_stft,
+        conditioned=_seen_through_stft if rounds == 1 else _spectral_convergence,
         bad=(*_bad(hann), (lambda a: {**a, "rounds": 0}, ValueError, "rounds")),
         real={"mini-32s": _MINI_SPECTRUM},
         bytes_moved=lambda s, item: 3 * item * s[0] * s[1] * s[2],

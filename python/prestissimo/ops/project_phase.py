@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .inverse_stft import check_frames, frames_of, takes, window_or_hann
 from .inverse_stft import reference as inverse_stft_reference
-from .registration import Op, _core, launch, new_empty
+from .registration import Op, _core, launch, new_empty, scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,11 +72,8 @@ def _check(log_magnitude: Any, phase: Any, window: Any, hop: int, rounds: int) -
 
 def _kernel(log_magnitude: Any, phase: Any, window: Any, hop: int, rounds: int) -> Any:
     projected = new_empty(log_magnitude, log_magnitude.shape)
-    one_launch = (
-        rounds == 1 or log_magnitude.__dlpack_device__()[0] == 1
-    )  # a round each on a GPU, none on the CPU
-    between = None if one_launch else new_empty(log_magnitude, log_magnitude.shape)
-    launch(_core.project_phase, log_magnitude, phase, window, hop, rounds, between, projected)
+    signal = scratch(log_magnitude, (log_magnitude.shape[0], log_magnitude.shape[1] * hop))
+    launch(_core.project_phase, log_magnitude, phase, window, hop, rounds, signal, projected)
     return projected
 
 

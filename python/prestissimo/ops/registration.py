@@ -236,6 +236,15 @@ def new_empty(like: Any, shape: Sequence[int], dtype: str | None = None) -> Any:
     return np.empty(tuple(shape), dtype=wanted)
 
 
+def scratch(like: Any, shape: Sequence[int], dtype: str | None = None) -> Any:
+    """What GPU kernels keep between two launches, and the CPU's need not: None there."""
+    if torch is not None and isinstance(like, torch.Tensor):
+        return new_empty(like, shape, dtype) if like.is_cuda else None
+    import numpy as np
+
+    return None if isinstance(like, np.ndarray) else new_empty(like, shape, dtype)
+
+
 def launch(kernel: Callable[..., None], *args: Any) -> None:
     """Call a compiled kernel; arguments whose strides it does not take are copied first.
 
