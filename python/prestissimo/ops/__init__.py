@@ -15,6 +15,7 @@ from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
 from .relaxed_topk import relaxed_topk
 from .renoise import renoise
+from .sampler_step import sampler_step
 
 __all__ = [
     "MissingKernelError",
@@ -33,5 +34,6 @@ __all__ = [
     "project_phase",
     "relaxed_topk",
     "renoise",
+    "sampler_step",
     "strict_kernels",
 ]
