@@ -20,12 +20,12 @@ class OpCase:
 
     make(shape, dtype, generator): the arguments by name, tensors with a mean away from zero and a few outliers;
     gradients: names of the differentiable ones, tried on gradient_small; smooth: whether small differences of the
-    reference in float64 are its derivative, which rounding inside and straight-through are not; distance(**arguments):
-    for outputs that jump, how far each element lies from its jump (docs/numerics.md); conditioned(arguments, result):
-    what of the result is well-conditioned and is held to the tolerance, the result itself where absent;
-    overload_arguments: those of torch.ops, from the named ones; bad: how to spoil good arguments, the error that this
-    must raise and the argument it must name; real: the sizes of models.md by name; bytes_moved: what the op must read
-    and write at least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
+    reference in float64 are its derivative, which rounding inside is not; terms: of gradients that are one number
+    each, how large the terms are that cancel in it, which its rounding is relative to; conditioned(arguments,
+    result): what of the result is well-conditioned and is held to the tolerance, the result itself where absent;
+    overload_arguments: those of torch.ops, from the named ones; bad: how to spoil good arguments, the error that
+    this must raise and the argument it must name; real: the sizes of models.md by name; bytes_moved: what the op
+    must read and write at least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
     """
 
     name: str
@@ -37,10 +37,10 @@ class OpCase:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     gradients: tuple[str, ...] = ()
     gradient_small: tuple[Shape, ...] = ()
+    terms: Mapping[str, float] = field(default_factory=dict)
     exact: bool = False
     conditioned: Callable[[Arguments, Any], Any] | None = None
     smooth: bool = True
-    distance: Callable[..., Tensor] | None = None
     overload_arguments: Callable[[Arguments], tuple[Any, ...]] = lambda arguments: tuple(arguments.values())
     bad: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = ()
     real: Mapping[str, Shape] = field(default_factory=dict)
