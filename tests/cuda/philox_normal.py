@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 
@@ -39,9 +38,7 @@ class Case:
         return f"{len(self.seeds)}x{self.size}-stream{self.stream}" + "-misaligned" * bool(self.misalign)
 
 
-def run(
-    case: Case, device: Device, planner: HostDevice, op: ModuleType = op, name: str = "philox_normal"
-) -> Outcome:
+def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     seeds = torch.tensor(case.seeds, dtype=torch.int64)
     items = torch.tensor(case.items or (0,) * len(case.seeds), dtype=torch.int64)
     size = 4 * len(case.seeds) * case.size
@@ -54,7 +51,7 @@ def run(
         batch=len(case.seeds),
         size=case.size,
     )
-    findings = run_plan(device, planner, name, args)
+    findings = run_plan(device, planner, "philox_normal", args)
     got = out.tensor(torch.float32, (len(case.seeds), case.size))
     expected = op.reference(seeds, items, case.stream, case.size)
     differ = got.view(torch.int32) != expected.view(torch.int32)

@@ -5,17 +5,16 @@ from .adaln_modulate import adaln_modulate
 from .ctm_map import ctm_map
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
+from .info_nce import info_nce
+from .info_nce_gathered import info_nce_gathered
 from .inverse_stft import inverse_stft
 from .linear import linear
 from .pack_linear import PackedWeight, pack_linear
 from .peak_phase import peak_phase
-from .philox_gumbel import philox_gumbel
 from .philox_normal import philox_normal
 from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
-from .relaxed_topk import relaxed_topk
 from .renoise import renoise
-from .sampler_step import sampler_step
 
 __all__ = [
     "MissingKernelError",
@@ -25,15 +24,14 @@ __all__ = [
     "ctm_map",
     "edm_denoise",
     "edm_precondition",
+    "info_nce",
+    "info_nce_gathered",
     "inverse_stft",
     "linear",
     "pack_linear",
     "peak_phase",
-    "philox_gumbel",
     "philox_normal",
     "project_phase",
-    "relaxed_topk",
     "renoise",
-    "sampler_step",
     "strict_kernels",
 ]

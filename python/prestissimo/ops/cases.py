@@ -20,7 +20,7 @@ from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
 from .phase_cases import PHASE_CASES
 from .philox_normal import philox_normal
 from .philox_normal import reference as philox_normal_reference
-from .selection_cases import SELECTION_CASES
+from .similarity_cases import SIMILARITY_CASES
 
 # ---- adaln_modulate ------------------------------------------------------------------------------------------------
 
@@ -132,5 +132,5 @@ CASES: tuple[OpCase, ...] = (
     *DIFFUSION_CASES,
     *PHASE_CASES,
     *LINEAR_CASES,
-    *SELECTION_CASES,
+    *SIMILARITY_CASES,
 )
