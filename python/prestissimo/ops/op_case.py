@@ -12,6 +12,7 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 Arguments = dict[str, Any]
+Spoiled = tuple[Callable[[Arguments], Arguments], type[Exception], str]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class OpCase:
     conditioned: Callable[[Arguments, Any], Any] | None = None
     smooth: bool = True
     overload_arguments: Callable[[Arguments], tuple[Any, ...]] = lambda arguments: tuple(arguments.values())
-    bad: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = ()
+    bad: tuple[Spoiled, ...] = ()
     real: Mapping[str, Shape] = field(default_factory=dict)
     bytes_moved: Callable[[Shape, int], int] = lambda shape, item: 0
     eager_bytes: Callable[[Shape, int], int] = lambda shape, item: 0
@@ -51,6 +52,18 @@ class OpCase:
     @property
     def id(self) -> str:
         return f"{self.name}-{self.variant}" if self.variant else self.name
+
+
+# models.md 6.1: (batch, tokens, width)
+DIT_SIZES: dict[str, Shape] = {
+    "mini-12s": (2, 129, 320),
+    "mini-32s": (1, 345, 320),
+    "open-small": (1, 257, 1024),
+    "open-1.0": (1, 1025, 1536),
+    "open-1.0-batch-8": (8, 1025, 1536),
+    "sa3-medium-380s": (1, 4160, 1536),
+    "ace-step-1.5-xl": (2, 3000, 2560),
+}
 
 
 def noise(
