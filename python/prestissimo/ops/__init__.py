@@ -5,6 +5,8 @@ from .adaln_modulate import adaln_modulate
 from .ctm_map import ctm_map
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
+from .gated_residual import gated_residual
+from .geglu import geglu
 from .info_nce import info_nce
 from .info_nce_gathered import info_nce_gathered
 from .inverse_stft import inverse_stft
@@ -15,6 +17,8 @@ from .philox_normal import philox_normal
 from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
 from .renoise import renoise
+from .sampler_step import sampler_step
+from .swiglu import swiglu
 
 __all__ = [
     "MissingKernelError",
@@ -24,6 +28,8 @@ __all__ = [
     "ctm_map",
     "edm_denoise",
     "edm_precondition",
+    "gated_residual",
+    "geglu",
     "info_nce",
     "info_nce_gathered",
     "inverse_stft",
@@ -34,4 +40,5 @@ __all__ = [
     "project_phase",
     "renoise",
     "strict_kernels",
+    "swiglu",
 ]
