@@ -91,13 +91,16 @@ PRESTISSIMO_DEVICE const T* optional_row(const RowView& v, int64_t b, int64_t t)
   M(bf16_x8, bf16, 8, __VA_ARGS__) \
   M(bf16_x1, bf16, 1, __VA_ARGS__) M(f16_x8, f16, 8, __VA_ARGS__) M(f16_x1, f16, 1, __VA_ARGS__)
 // M(suffix, T, B, V, ...): a residual stream of T and its branches of B.
-#define FOR_STREAMS(M, ...)                                                                                      \
-  M(f32_x4, float, float, 4, __VA_ARGS__)                                                                        \
-  M(f32_x1, float, float, 1, __VA_ARGS__)                                                                        \
-  M(bf16_x8, bf16, bf16, 8, __VA_ARGS__)                                                                         \
-  M(bf16_x1, bf16, bf16, 1, __VA_ARGS__) M(f16_x8, f16, f16, 8, __VA_ARGS__) M(f16_x1, f16, f16, 1, __VA_ARGS__) \
-      M(f32_bf16_x8, float, bf16, 8, __VA_ARGS__) M(f32_bf16_x1, float, bf16, 1, __VA_ARGS__)                    \
-          M(f32_f16_x8, float, f16, 8, __VA_ARGS__) M(f32_f16_x1, float, f16, 1, __VA_ARGS__)
+#define FOR_STREAMS(M, ...)                   \
+  M(f32_x4, float, float, 4, __VA_ARGS__)     \
+  M(f32_x1, float, float, 1, __VA_ARGS__)     \
+  M(bf16_x8, bf16, bf16, 8, __VA_ARGS__)      \
+  M(bf16_x1, bf16, bf16, 1, __VA_ARGS__)      \
+  M(f16_x8, f16, f16, 8, __VA_ARGS__)         \
+  M(f16_x1, f16, f16, 1, __VA_ARGS__)         \
+  M(f32_bf16_x8, float, bf16, 8, __VA_ARGS__) \
+  M(f32_bf16_x1, float, bf16, 1, __VA_ARGS__) \
+  M(f32_f16_x8, float, f16, 8, __VA_ARGS__) M(f32_f16_x1, float, f16, 1, __VA_ARGS__)
 #define FOR_TYPES(M, ...) M(f32, float, 1, __VA_ARGS__) M(bf16, bf16, 1, __VA_ARGS__) M(f16, f16, 1, __VA_ARGS__)
 
 }  // namespace prestissimo::cuda
