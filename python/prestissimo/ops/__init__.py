@@ -39,6 +39,7 @@ __all__ = [
     "philox_normal",
     "project_phase",
     "renoise",
+    "sampler_step",
     "strict_kernels",
     "swiglu",
 ]
