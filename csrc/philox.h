@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counter-based normal noise, format 1: the same bits on every ISA, thread count and device.
+// Counter-based noise, normal and Gumbel, format 1: the same bits on every ISA, thread count and device.
 //
 // Philox4x32-10 (Salmon et al., SC 2011): key = (seed low, seed high), counter = (element / 4 low, high, item, stream).
-// The four words give four normals by two Box-Muller pairs. Every step is an exactly rounded IEEE operation: integer
-// arithmetic, one conversion, sqrt, and fma where it is written; contraction stays off in every file that includes
-// this.
+// The four words give four normals by two Box-Muller pairs, or four Gumbel variates. Every step is an exactly rounded
+// IEEE operation: integer arithmetic, one conversion, sqrt, and fma where it is written; contraction stays off in every
+// file that includes this.
 #pragma once
 #include <cstdint>
 
@@ -80,11 +80,8 @@ PRESTISSIMO_HD Words philox4x32_10(Words c, uint32_t key0, uint32_t key1) {
   return c;
 }
 
-// ln(u) for u in (0, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)), ln(1+f) = f - f^2/2 + f^3 P(f); relative error 6e-8.
-PRESTISSIMO_HD float log(float u) {
-  const uint32_t shifted = to_bits(u) - 0x3f3504f3u;
-  const float e = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
-  const float f = from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+// ln(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1): f - f^2/2 + f^3 P(f); relative error 6e-8.
+PRESTISSIMO_HD float log_one_plus(float f) {
   float p = 0.087002255f;
   p = fma(p, f, -0.14267458f);
   p = fma(p, f, 0.149148211f);
@@ -93,8 +90,15 @@ PRESTISSIMO_HD float log(float u) {
   p = fma(p, f, -0.250013381f);
   p = fma(p, f, 0.333339095f);
   const float f2 = multiply(f, f);
-  p = fma(multiply(p, f), f2, multiply(f2, -0.5f));
-  return fma(e, 0.693147182f, f + p);
+  return f + fma(multiply(p, f), f2, multiply(f2, -0.5f));
+}
+
+// ln(u) for normal u > 0: u = 2^e m with m in [sqrt(1/2), sqrt(2)).
+PRESTISSIMO_HD float log(float u) {
+  const uint32_t shifted = to_bits(u) - 0x3f3504f3u;
+  const float e = static_cast<float>(static_cast<int32_t>(shifted) >> 23);
+  const float f = from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+  return fma(e, 0.693147182f, log_one_plus(f));
 }
 
 struct Normals {
@@ -122,6 +126,14 @@ PRESTISSIMO_HD Normals box_muller(uint32_t radius, uint32_t angle) {
   const uint32_t cos_sign = (quadrant + 1u & 2u) << 30, sin_sign = (quadrant & 2u) << 30;
   return {multiply(r, from_bits(to_bits(swap ? s : c) ^ cos_sign)),
           multiply(r, from_bits(to_bits(swap ? c : s) ^ sin_sign))};
+}
+
+// A standard Gumbel variate -ln E with E = -ln(1 - v), v = (word + 1/2) / 2^32: from v itself where that is small, so
+// that the upper tail is as fine as the lower; values lie in [-3.14, 22.88].
+PRESTISSIMO_HD float gumbel(uint32_t word) {
+  const bool small = word < 0x40000000u;
+  const float v = fma(static_cast<float>(small ? word : ~word), 0x1p-32f, 0x1p-33f);
+  return -log(-(small ? log_one_plus(-v) : log(v)));
 }
 
 }  // namespace PRESTISSIMO_PHILOX_NAMESPACE

@@ -35,16 +35,21 @@ std::unique_ptr<Owner> make(int n) {
   while (rows * rows * 4 <= points) rows *= 2;
   const int columns = points / rows;
   auto& v = owner->values;
-  v.resize(static_cast<size_t>(2 * points + 2 * parts * half + 2 * (m + 1)));
-  float *twiddle = v.data(), *join = twiddle + 2 * points, *cosine = join + 2 * parts * half, *sine = cosine + m + 1;
+  v.resize(static_cast<size_t>(2 * points + 2 * parts * half + 2 * (m + 1) + n));
+  float *twiddle = v.data(), *join = twiddle + 2 * points, *cosine = join + 2 * parts * half, *sine = cosine + m + 1,
+        *hann = sine + m + 1;
   fill_twiddles(twiddle, rows, columns, points);
   fill_twiddles(join, parts, half, m);
   for (int k = 0; k <= m; ++k) {
     cosine[k] = static_cast<float>(std::cos(angle(k, n)));
     sine[k] = static_cast<float>(std::sin(angle(k, n)));
   }
-  owner->tables = {n,      m,   parts, points, rows, columns, twiddle, twiddle + points, join, join + parts * half,
-                   cosine, sine};
+  for (int i = 0; i < n; ++i) {
+    const double root = std::sin(angle(i, 2 * int64_t{n}));
+    hann[i] = static_cast<float>(root * root);
+  }
+  owner->tables = {n,      m,    parts, points, rows, columns, twiddle, twiddle + points, join, join + parts * half,
+                   cosine, sine, hann};
   return owner;
 }
 

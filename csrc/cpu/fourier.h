@@ -13,6 +13,7 @@ struct FourierTables {
   const float *twiddle_re, *twiddle_im;  // exp(-2 pi i r c / points) at [r * columns + c]
   const float *join_re, *join_im;        // exp(-2 pi i q k / m) at [q * (points / 2 + 1) + k], k = 0 ... points / 2
   const float *cosine, *sine;            // of 2 pi k / n, k = 0 ... m
+  const float* hann;                     // sin(pi i / n)^2, i = 0 ... n - 1
 };
 
 constexpr int kFourierLeast = 8, kFourierMost = 4096;  // n; powers of two

@@ -2,11 +2,16 @@
 // What one thread needs for a share of the frames of a batch, and the split of the frames over threads. No sum crosses
 // the split: a thread makes the frames around its share again, in the same order.
 #pragma once
+#include "../ops/inverse_stft.h"
 #include "angles.h"
 #include "overlap_add.h"
 #include "parallel.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
+
+inline const float* row_of(const Frames& f, int64_t b, int64_t t) {
+  return f.data + b * f.batch_stride + t * f.frame_stride;
+}
 
 struct FrameWorkspace {
   Framing framing;
@@ -26,7 +31,7 @@ struct FrameWorkspace {
     re = memory.take(kSpectrumFloats);
     im = memory.take(kSpectrumFloats);
     rings = memory.take(2 * ring_count * n_fft);
-    to_planes(framing, natural_window, window);
+    window_planes(framing, tables, natural_window, window);
   }
 };
 

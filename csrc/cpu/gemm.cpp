@@ -6,6 +6,12 @@
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
+// A comes from the third-level cache once it is larger than the second, and its next line is asked for in one burst of
+// misses that the hardware does not foresee: without a prefetch float32 at K = 2048 ran at 80 GFLOP/s instead of 111
+// (one Zen 4 core, peak 117; with it K = 6144 keeps 95 % of the peak, so that no blocks over K are needed). Prefetching
+// B gained nothing.
+constexpr int kLinesAhead = 4;
+
 // kRowsOfA times kVectors registers of sums, over all of K: B's vectors are loaded once for all rows, A's dwords once
 // for all vectors. Three sums a register deep are enough to hide the latency of a dot product.
 template <class P, int kRowsOfA, int kVectors>
@@ -18,6 +24,8 @@ void product(int64_t steps, const char* a, const char* b, const char* start, int
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sum[r][v] = start ? P::load(start + r * start_stride + v * kWidth) : P::zero();
   for (; steps > 0; steps -= kSteps, a += kRowsOfA * kLineBytes) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRowsOfA; ++r) __builtin_prefetch(a + (kLinesAhead * kRowsOfA + r) * kLineBytes);
     const char* step = a;
     const char* const end = a + (steps < kSteps ? steps : kSteps) * kStep;
     for (; step < end; step += kStep, b += kStepBytes) {

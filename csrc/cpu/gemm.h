@@ -6,7 +6,7 @@
 //   pack_b(b, source, panel range);                       source[k * stride_k + n * stride_n]
 //   PackedA a{dot, M, K, memory of a_bytes(dot, M, K)};   activations; the layout is the ISA's own
 //   pack_a(a, source, panel range);                       source[m * stride_m + k * stride_k]
-//   gemm_tiles<float>(a, b, begin, end, epilogue);        tiles [begin, end) of a.panels() * b.panels()
+//   gemm<float>(a, b, epilogue);                          all of it, on all threads
 //
 // epilogue(row, rows, column, columns, tile) gets finished sums in L1, tile[r * kPanel + c], and is the only one to
 // write to memory: bias, activation, residual, row statistics, argmax go there. gemm(...) does all tiles on all
@@ -120,26 +120,61 @@ inline int64_t b_block(const PackedB& b) {
   return n < 1 ? 1 : n;
 }
 
-// Tiles in the order: blocks of B panels, in each all A panels, in each the panels of the block.
+// A panels [first_m, last_m) times B panels [first_n, last_n), on the calling thread; blocks of B panels, in each all A
+// panels, in each the panels of the block.
 template <class Sum, class Epilogue>
-void gemm_tiles(const PackedA& a, const PackedB& b, int64_t begin, int64_t end, const Epilogue& epilogue) {
+void gemm_block(const PackedA& a, int64_t first_m, int64_t last_m, const PackedB& b, int64_t first_n, int64_t last_n,
+                const Epilogue& epilogue) {
   alignas(64) Sum tile[kRows * kPanel];
-  const int64_t block = b_block(b), rows_of_tiles = a.panels(), per_block = block * rows_of_tiles, steps = b.steps();
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t first = t / per_block * block, rest = t - t / per_block * per_block;
-    const int64_t width = b.panels() - first < block ? b.panels() - first : block;
-    const int64_t m = rest / width, n = first + rest % width;
-    const int rows = a.rows(m), columns = b.columns(n);
-    micro_kernel(a.dot, rows, columns, steps, a.panel(m), b.panel(n), gemm_start(b, n), 0, tile, kPanel);
-    epilogue(a.first(m), rows, n * kPanel, columns, tile);
+  const int64_t width = b_block(b), steps = b.steps();
+  for (int64_t block = first_n; block < last_n; block += width)
+    for (int64_t m = first_m; m < last_m; ++m)
+      for (int64_t n = block; n < last_n && n < block + width; ++n) {
+        const int rows = a.rows(m), columns = b.columns(n);
+        micro_kernel(a.dot, rows, columns, steps, a.panel(m), b.panel(n), gemm_start(b, n), 0, tile, kPanel);
+        epilogue(a.first(m), rows, n * kPanel, columns, tile);
+      }
+}
+
+// How M rows and the panels of B are shared between threads: in parts_m * parts_n cells.
+struct Grid {
+  int64_t parts_m, parts_n;
+};
+
+// The grid whose cells take the shortest. A cell of r rows and p panels takes for each step 2 r p cycles of products,
+// and, roughly, 3/4 r to pack its rows and 4 p to fetch its panels. Threads are worth starting for 20000 cycles each.
+inline Grid gemm_grid(int64_t M, const PackedB& b, int64_t threads = max_threads()) {
+  const int64_t P = b.panels(), most = M * P * 2 * (b.steps() + 1) / 20000;
+  threads = threads < most ? threads : most < 1 ? 1 : most;
+  Grid best{1, 1};
+  double least = 0;
+  for (int64_t parts = 1; parts <= threads; ++parts) {
+    if (threads % parts) continue;
+    const auto r = static_cast<double>((M + parts - 1) / parts);
+    const auto p = static_cast<double>((P + threads / parts - 1) / (threads / parts));
+    const double cycles = 2 * r * p + 0.75 * r + 4 * p;
+    if (parts == 1 || cycles < least) least = cycles, best = {parts, threads / parts};
   }
+  return best;
+}
+
+// body(first_m, last_m, first_n, last_n) on disjoint ranges that cover [0, M) times [0, N), cell by cell.
+template <class Body>
+void for_cells(const Grid& grid, int64_t M, int64_t N, const Body& body) {
+  const int64_t pm = grid.parts_m, pn = grid.parts_n;
+  parallel_for(pm * pn, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const int64_t i = c / pn, j = c % pn;
+      if (i * M / pm < (i + 1) * M / pm && j * N / pn < (j + 1) * N / pn)
+        body(i * M / pm, (i + 1) * M / pm, j * N / pn, (j + 1) * N / pn);
+    }
+  });
 }
 
 template <class Sum, class Epilogue>
 void gemm(const PackedA& a, const PackedB& b, const Epilogue& epilogue) {
-  if (a.M == 0 || b.N == 0) return;
-  parallel_for(a.panels() * b.panels(), 1 + 65536 / (b.panel_bytes() + 1),
-               [&](int64_t begin, int64_t end) { gemm_tiles<Sum>(a, b, begin, end, epilogue); });
+  for_cells(gemm_grid(a.M, b), a.panels(), b.panels(),
+            [&](int64_t m0, int64_t m1, int64_t n0, int64_t n1) { gemm_block<Sum>(a, m0, m1, b, n0, n1, epilogue); });
 }
 
 }  // namespace prestissimo::cpu::PRESTISSIMO_ISA

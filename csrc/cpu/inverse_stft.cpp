@@ -17,7 +17,7 @@ void synthesise(const InverseStftArgs& a, FrameWorkspace& w, int64_t b, int64_t 
     const int64_t row = t - half;  // complete after this frame
     const float* by = scale.of(row < 0 ? 0 : row);
     if (t < a.frames) {
-      spectrum_of(a.log_magnitude.row(b, t), a.phase.row(b, t), a.n_fft / 2 + 1, w.re, w.im);
+      spectrum_of(row_of(a.log_magnitude, b, t), row_of(a.phase, b, t), a.n_fft / 2 + 1, w.re, w.im);
       w.transform.samples(w.re, w.im, w.planes);
       ring.add(t, w.planes, w.window, by);
     } else {
@@ -46,7 +46,7 @@ void differentiate(const InverseStftBackwardArgs& a, FrameWorkspace& w, int64_t 
     if (t < begin) continue;
     ring.frame(t, w.window, w.planes);
     w.transform.spectrum(w.planes, w.re, w.im);  // 2 R / n_fft, but that scale holds the n_fft
-    const float *log_magnitude = forward.log_magnitude.row(b, t), *phase = forward.phase.row(b, t);
+    const float *log_magnitude = row_of(forward.log_magnitude, b, t), *phase = row_of(forward.phase, b, t);
     w.re[0] *= 0.5f, w.im[0] *= 0.5f;
     w.re[bins - 1] *= 0.5f, w.im[bins - 1] *= 0.5f;
     const int64_t at = (b * forward.frames + t) * bins;

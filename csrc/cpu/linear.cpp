@@ -9,8 +9,8 @@
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
-constexpr int64_t kRowsAtOnce = int64_t{16} << 20;  // bytes of packed x: any number of rows in bounded memory
-constexpr int64_t kGrainElements = 16384;           // a thread's share of packing outweighs the start of a region
+constexpr int64_t kPackedAtOnce = int64_t{8} << 20;  // bytes of x a thread packs: any number of rows, bounded memory
+constexpr int64_t kGrainElements = 16384;            // a thread's share of packing outweighs the start of a region
 
 Dot own_dot(DType t) { return t == DType::bfloat16 ? Dot::bfloat16 : Dot::float32; }
 Dot dot_of(const LinearArgs& a) {
@@ -83,79 +83,101 @@ struct Writer {
   }
 };
 
+// What happens to a tile of sums.
 template <class T>
-void multiply(const PackedA& a, const PackedB& b, const Side& side, const Writer<T>& out) {
-  gemm<float>(a, b, [&](int64_t row, int rows, int64_t column, int columns, float* tile) {
+struct Finish {
+  Side side;
+  Writer<T> out;
+
+  void operator()(int64_t row, int rows, int64_t column, int columns, float* tile) const {
     side.add(row, rows, column, columns, tile);
     out.write(row, rows, column, columns, tile);
-  });
-}
-
-// The scales of rows and columns leave the integers in place, as float32.
+  }
+};
 template <class T>
-void multiply_int8(const PackedA& a, const float* row_scales, const PackedB& b, const float* column_scales,
-                   const Side& side, const Writer<T>& out) {
-  gemm<int32_t>(a, b, [&](int64_t row, int rows, int64_t column, int columns, int32_t* sums) {
+struct FinishInt8 {
+  const float *row_scales, *column_scales;
+  Finish<T> rest;
+
+  void operator()(int64_t row, int rows, int64_t column, int columns, const int32_t* sums) const {
     alignas(64) float tile[kRows * kPanel];
     for (int i = 0; i < columns; i += Vec::lanes) {
       const Vec by = load(column_scales + column + i);
       for (int r = 0; r < rows; ++r)
         store(tile + r * kPanel + i, from_int32(sums + r * kPanel + i) * broadcast(row_scales[row + r]) * by);
     }
-    side.add(row, rows, column, columns, tile);
-    out.write(row, rows, column, columns, tile);
-  });
+    rest(row, rows, column, columns, tile);
+  }
+};
+
+template <class T>
+void multiply(const PackedA& a, const PackedB& b, const Side& side, const Writer<T>& out) {
+  gemm<float>(a, b, Finish<T>{side, out});
 }
 
-// Rows [first, first + rows) of x, then y.
+// What all threads read.
+struct Weights {
+  PackedB main, down, up;
+  const float* column_scales;  // int8
+  int64_t rank;                // 0 without a side path
+};
+
+// Rows [first, first + rows) of x times panels [first_n, last_n) of the weight, on one thread; false where memory ran
+// out. x goes through the thread's second-level cache: packed, multiplied, forgotten.
 template <class T>
-void forward_rows(const LinearArgs& a, const PackedB& w, const PackedB* down, const PackedB* up, int64_t first,
-                  int64_t rows) {
-  const Dot own = own_dot(a.dtype);
+bool forward_cell(const LinearArgs& a, const Weights& w, int64_t first, int64_t rows, int64_t first_n, int64_t last_n) {
+  const Dot dot = w.main.dot, own = own_dot(a.dtype);
   const Source x{static_cast<const T*>(a.x) + first * a.x_stride, a.dtype, a.x_stride, 1};
-  const Rows main(w.dot, rows, a.K);
-  const PackedA& packed = main.packed;
-  const Scratch scales(w.dot == Dot::int8 ? rows * 4 : 0);
-  float* row_scales = scales.need<float>();
-  if (w.dot == Dot::int8)
-    pack_panels(packed, [&](int64_t begin, int64_t end) { quantize_a(packed, x, row_scales, begin, end); });
+  const bool apart = w.rank && dot != own;  // the side path reads x in a form of its own
+  const Scratch memory(a_bytes(dot, rows, a.K)), scales(dot == Dot::int8 ? rows * 4 : 0),
+      own_memory(apart ? a_bytes(own, rows, a.K) : 0), low(rows * w.rank * 4), low_memory(a_bytes(own, rows, w.rank));
+  if (!memory.ready() || !scales.ready() || !own_memory.ready() || !low.ready() || !low_memory.ready()) return false;
+  const PackedA packed{dot, rows, a.K, memory.as<void>()}, low_packed{own, rows, w.rank, low_memory.as<void>()};
+  const int64_t panels = packed.panels();
+  if (dot == Dot::int8)
+    quantize_a(packed, x, scales.as<float>(), 0, panels);
   else
-    pack_all(packed, x);
+    pack_a(packed, x, 0, panels);
 
-  const Scratch low_memory(down ? rows * a.rank * 4 : 0);
-  float* low = low_memory.need<float>();
-  if (down) {
-    const Writer<float> to_low{low, a.rank, a.lora_scale};
-    if (w.dot == own)
-      multiply(packed, *down, {}, to_low);
-    else
-      multiply(Rows(own, rows, a.K, x).packed, *down, {}, to_low);
+  Side side;
+  if (w.rank) {
+    const PackedA again{own, rows, a.K, own_memory.as<void>()};
+    if (apart) pack_a(again, x, 0, panels);
+    const Writer<float> to_low{low.as<float>(), w.rank, a.lora_scale};
+    gemm_block<float>(apart ? again : packed, 0, panels, w.down, 0, w.down.panels(), Finish<float>{{}, to_low});
+    pack_a(low_packed, {low.as<float>(), DType::float32, w.rank, 1}, 0, panels);
+    side = {&low_packed, &w.up};
   }
-  const Rows low_rows(own, down ? rows : 0, a.rank, {low, DType::float32, a.rank, 1});
-  const Side side = down ? Side{&low_rows.packed, up} : Side{};
-
   const Writer<T> out{static_cast<T*>(a.y) + first * a.N, a.N, 1.0f, static_cast<const T*>(a.bias)};
-  if (w.dot != Dot::int8) return multiply(packed, w, side, out);
-  const auto* column_scales =
-      reinterpret_cast<const float*>(static_cast<const char*>(a.weight) + packed_scales(a.N, a.K));
-  multiply_int8(packed, row_scales, w, column_scales, side, out);
+  if (dot == Dot::int8)
+    gemm_block<int32_t>(packed, 0, panels, w.main, first_n, last_n,
+                        FinishInt8<T>{scales.as<float>(), w.column_scales, {side, out}});
+  else
+    gemm_block<float>(packed, 0, panels, w.main, first_n, last_n, Finish<T>{side, out});
+  return true;
 }
 
 template <class T>
 void forward(const LinearArgs& a) {
   const Dot dot = dot_of(a), own = own_dot(a.dtype);
   const bool dense = a.packing == Packing::none;
-  const Scratch dense_memory(dense ? b_bytes(dot, a.K, a.N) : 0);
-  const PackedB w{dot, a.K, a.N, dense ? dense_memory.need<void>() : const_cast<void*>(a.weight)};
-  if (dense) pack_all(w, {a.weight, a.dtype, a.weight_stride_n, a.weight_stride_k});
+  const Scratch memory(dense ? b_bytes(dot, a.K, a.N) : 0);
+  const PackedB main{dot, a.K, a.N, dense ? memory.need<void>() : const_cast<void*>(a.weight)};
+  if (dense) pack_all(main, {a.weight, a.dtype, a.weight_stride_n, a.weight_stride_k});
   const int64_t rank = a.down ? a.rank : 0;
   const Columns down(own, a.K, rank, {a.down, a.dtype, a.K, 1}),
       up(own, rank, rank ? a.N : 0, {a.up, a.dtype, rank, 1});
+  const auto* scales = reinterpret_cast<const float*>(static_cast<const char*>(a.weight) + packed_scales(a.N, a.K));
+  const Weights w{main, down.packed, up.packed, scales, rank};
 
-  const int64_t chunk = kRowsAtOnce / (a_bytes(dot, 1, a.K) + 1) / kRows * kRows + kRows;
-  for (int64_t first = 0; first < a.M; first += chunk)
-    forward_rows<T>(a, w, rank ? &down.packed : nullptr, rank ? &up.packed : nullptr, first,
-                    a.M - first < chunk ? a.M - first : chunk);
+  const int64_t chunk = kPackedAtOnce / (a_bytes(dot, 1, a.K) + 1) / kRows * kRows + kRows;
+  bool failed = false;
+  for_cells(gemm_grid(a.M, main), a.M, main.panels(), [&](int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+    for (int64_t first = m0; first < m1; first += chunk)
+      if (!forward_cell<T>(a, w, first, m1 - first < chunk ? m1 - first : chunk, n0, n1))
+        return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+  });
+  if (failed) out_of_memory();
 }
 
 // ---- backward

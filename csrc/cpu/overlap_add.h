@@ -20,11 +20,11 @@ struct Framing {
         step(hop / planes) {}
 };
 
-// out[plane][p] of n numbers in their natural order
-inline void to_planes(const Framing& f, const float* in, float* out) {
+// window[plane][p]; Hann's where `natural` is null
+inline void window_planes(const Framing& f, const FourierTables& t, const float* natural, float* window) {
   for (int i = 0; i < f.n; ++i) {
-    const int pair = i / 2;
-    out[((i % 2) * f.parts + pair % f.parts) * f.points + pair / f.parts] = in[i];
+    const int pair = i / 2, at = ((i % 2) * f.parts + pair % f.parts) * f.points + pair / f.parts;
+    window[at] = natural ? natural[i] : t.hann[i];
   }
 }
 

@@ -87,7 +87,10 @@ void invert(const PeakPhaseArgs& a, int64_t b, Scratch& s) {
   const int64_t F = a.bins;
   const double cycles = static_cast<double>(a.hop) / static_cast<double>(2 * (F - 1));
   constexpr float kRadians = static_cast<float>(6.283185307179586476925 / 4294967296.0);
-  memcpy(s.turns, a.state + b * F, static_cast<size_t>(F) * 4);
+  if (a.state)
+    memcpy(s.turns, a.state + b * F, static_cast<size_t>(F) * 4);
+  else
+    memset(s.turns, 0, static_cast<size_t>(F) * 4);
   for (int64_t t = 0; t < a.frames; ++t) {
     uint32_t* const last = s.previous;
     s.previous = s.turns;

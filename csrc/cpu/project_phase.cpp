@@ -40,9 +40,9 @@ void project(const ProjectPhaseArgs& a, FrameWorkspace& w, int64_t b, int64_t be
       const bool inside = row >= 0 && row < T;
       if (in < T) {
         if (r == 0)
-          spectrum_of(a.log_magnitude.row(b, in), a.phase.row(b, in), bins, w.re, w.im);
+          spectrum_of(row_of(a.log_magnitude, b, in), row_of(a.phase, b, in), bins, w.re, w.im);
         else
-          set_magnitudes(a.log_magnitude.row(b, in), bins, w.re, w.im);
+          set_magnitudes(row_of(a.log_magnitude, b, in), bins, w.re, w.im);
         w.transform.samples(w.re, w.im, w.planes);
         ring.add(in, w.planes, w.window, scale.of(inside ? row : 0));
       } else if (inside) {

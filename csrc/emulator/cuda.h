@@ -260,6 +260,14 @@ inline float __fadd_rn(float a, float b) {
   volatile float r = a + b;
   return r;
 }
+inline double __dmul_rn(double a, double b) {
+  volatile double r = a * b;
+  return r;
+}
+inline double __dadd_rn(double a, double b) {
+  volatile double r = a + b;
+  return r;
+}
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 

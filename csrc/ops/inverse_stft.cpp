@@ -15,11 +15,18 @@ void check_frames(const char* op, int64_t bins, int64_t hop) {
                  std::to_string(n_fft <= 512 ? 2 : n_fft / 256) + ", got " + std::to_string(hop));
 }
 
+const float* window_of(const Checker& check, const Array* window, int64_t bins) {
+  if (!window) return nullptr;
+  check.shape("window", *window, {2 * (bins - 1)}).same_dtype("window", *window).same_device("window", *window);
+  check.contiguous("window", *window);
+  return window->as<float>();
+}
+
 namespace {
 
 Frames frames_of(const Array& a) { return {a.as<float>(), a.stride(0), a.stride(1)}; }
 
-InverseStftArgs checked(const char* op, const Array& log_magnitude, const Array& phase, const Array& window,
+InverseStftArgs checked(const char* op, const Array& log_magnitude, const Array& phase, const Array* window,
                         int64_t hop) {
   const Checker check(op, "log_magnitude", log_magnitude);
   check.dtype({DType::float32}).ndim(3).rows_contiguous("log_magnitude", log_magnitude);
@@ -27,12 +34,10 @@ InverseStftArgs checked(const char* op, const Array& log_magnitude, const Array&
   check_frames(op, F, hop);
   check.shape("phase", phase, {B, T, F}).same_dtype("phase", phase).same_device("phase", phase);
   check.rows_contiguous("phase", phase);
-  check.shape("window", window, {2 * (F - 1)}).same_dtype("window", window).same_device("window", window);
-  check.contiguous("window", window);
-  return {frames_of(log_magnitude), frames_of(phase), window.as<float>(), nullptr, B, T, 2 * (F - 1), hop};
+  return {frames_of(log_magnitude), frames_of(phase), window_of(check, window, F), nullptr, B, T, 2 * (F - 1), hop};
 }
 
-void inverse_stft(Stream stream, const Array& log_magnitude, const Array& phase, const Array& window, int64_t hop,
+void inverse_stft(Stream stream, const Array& log_magnitude, const Array& phase, const Array* window, int64_t hop,
                   const Array& signal) {
   InverseStftArgs a = checked("inverse_stft", log_magnitude, phase, window, hop);
   const Checker check("inverse_stft", "log_magnitude", log_magnitude);
@@ -44,7 +49,7 @@ void inverse_stft(Stream stream, const Array& log_magnitude, const Array& phase,
 }
 
 void inverse_stft_backward(Stream stream, const Array& dsignal, const Array& log_magnitude, const Array& phase,
-                           const Array& window, int64_t hop, const Array* dlog_magnitude, const Array* dphase) {
+                           const Array* window, int64_t hop, const Array* dlog_magnitude, const Array* dphase) {
   const char* op = "inverse_stft_backward";
   InverseStftBackwardArgs a{checked(op, log_magnitude, phase, window, hop), nullptr, nullptr, nullptr};
   const InverseStftArgs& f = a.forward;

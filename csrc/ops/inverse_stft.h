@@ -15,13 +15,11 @@ namespace prestissimo {
 struct Frames {
   const float* data;
   int64_t batch_stride, frame_stride;
-
-  const float* row(int64_t b, int64_t t) const { return data + b * batch_stride + t * frame_stride; }
 };
 
 struct InverseStftArgs {
   Frames log_magnitude, phase;  // [B][T][F]
-  const float* window;          // [n_fft]
+  const float* window;          // [n_fft], Hann's where null
   float* signal;                // [B][T hop]
   int64_t batch, frames, n_fft, hop;
 };
@@ -40,6 +38,8 @@ constexpr bool frames_are_taken(int64_t n_fft, int64_t hop) {
 }
 // "n_fft must be ..., got ..." where they do not.
 void check_frames(const char* op, int64_t bins, int64_t hop);
+// The address of the checked window, null where there is none.
+const float* window_of(const Checker&, const Array* window, int64_t bins);
 
 namespace cuda {
 void inverse_stft(const InverseStftArgs&, Stream);

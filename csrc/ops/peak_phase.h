@@ -15,9 +15,10 @@ namespace prestissimo {
 struct PeakPhaseArgs {
   const float* log_magnitude;          // [B][T][F], stride 1 along F
   int64_t batch_stride, frame_stride;  // of log_magnitude
-  const int32_t* state;                // [B][F], turns of the frame before the first
+  const int32_t* state;                // [B][F], turns of the frame before the first; zeros where null
   float* phase;                        // [B][T][F], radians
   int32_t* next_state;                 // [B][F], turns of the last frame
+  int32_t* sources;                    // [B][T][F], the peak of each bin: between two kernels on a GPU, else null
   int64_t batch, frames, bins, hop;
 };
 

@@ -7,9 +7,8 @@
 namespace prestissimo {
 namespace {
 
-// On a GPU a round is a launch, and `between` takes the phases of every second one; on the CPU it is not read.
-void project_phase(Stream stream, const Array& log_magnitude, const Array& phase, const Array& window, int64_t hop,
-                   int64_t rounds, const Array* between, const Array& projected) {
+void project_phase(Stream stream, const Array& log_magnitude, const Array& phase, const Array* window, int64_t hop,
+                   int64_t rounds, const Array* signal, const Array& projected) {
   const char* op = "project_phase";
   const Checker check(op, "log_magnitude", log_magnitude);
   check.dtype({DType::float32}).ndim(3).rows_contiguous("log_magnitude", log_magnitude);
@@ -21,19 +20,14 @@ void project_phase(Stream stream, const Array& log_magnitude, const Array& phase
   };
   like("phase", phase);
   check.rows_contiguous("phase", phase);
-  check.shape("window", window, {2 * (F - 1)}).same_dtype("window", window).same_device("window", window);
-  check.contiguous("window", window);
   like("projected", projected);
   check.contiguous("projected", projected);
-  if (between) {
-    like("between", *between);
-    check.contiguous("between", *between);
-  }
   if (projected.numel() == 0) return;
   ProjectPhaseArgs a{{log_magnitude.as<float>(), log_magnitude.stride(0), log_magnitude.stride(1)},
                      {phase.as<float>(), phase.stride(0), phase.stride(1)},
-                     window.as<float>(),
+                     window_of(check, window, F),
                      projected.as<float>(),
+                     nullptr,
                      B,
                      T,
                      2 * (F - 1),
@@ -43,17 +37,19 @@ void project_phase(Stream stream, const Array& log_magnitude, const Array& phase
     cpu::project_phase(a);
     return;
   }
-  if (rounds > 1 && !between) fail(op, "between must be given for more than one round on a GPU");
+  if (!signal) fail(op, "signal must be given on a GPU");
+  check.shape("signal", *signal, {B, T * hop}).same_dtype("signal", *signal).same_device("signal", *signal);
+  check.contiguous("signal", *signal);
+  a.signal = signal->as<float>();
   a.rounds = 1;
-  for (int64_t left = rounds; left > 0; --left) {
-    a.projected = (left % 2 ? projected : *between).as<float>();  // the last round ends in `projected`
+  for (int64_t round = 0; round < rounds; ++round) {
     PRESTISSIMO_RUN(project_phase, log_magnitude, a, stream);
-    a.phase = {a.projected, T * F, F};
+    a.phase = {a.projected, T * F, F};  // read by the next round before it is written again
   }
 }
 
 }  // namespace
 
-PRESTISSIMO_OP(project_phase, "log_magnitude", "phase", "window", "hop", "rounds", "between", "projected")
+PRESTISSIMO_OP(project_phase, "log_magnitude", "phase", "window", "hop", "rounds", "signal", "projected")
 
 }  // namespace prestissimo

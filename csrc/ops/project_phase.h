@@ -8,8 +8,9 @@ namespace prestissimo {
 
 struct ProjectPhaseArgs {
   Frames log_magnitude, phase;  // [B][T][F]
-  const float* window;          // [n_fft]
+  const float* window;          // [n_fft], Hann's where null
   float* projected;             // [B][T][F]
+  float* signal;                // [B][T hop], between the two launches of a round on a GPU, else null
   int64_t batch, frames, n_fft, hop, rounds;
 };
 

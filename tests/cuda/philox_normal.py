@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
@@ -38,7 +39,9 @@ class Case:
         return f"{len(self.seeds)}x{self.size}-stream{self.stream}" + "-misaligned" * bool(self.misalign)
 
 
-def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
+def run(
+    case: Case, device: Device, planner: HostDevice, op: ModuleType = op, name: str = "philox_normal"
+) -> Outcome:
     seeds = torch.tensor(case.seeds, dtype=torch.int64)
     items = torch.tensor(case.items or (0,) * len(case.seeds), dtype=torch.int64)
     size = 4 * len(case.seeds) * case.size
@@ -51,7 +54,7 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
         batch=len(case.seeds),
         size=case.size,
     )
-    findings = run_plan(device, planner, "philox_normal", args)
+    findings = run_plan(device, planner, name, args)
     got = out.tensor(torch.float32, (len(case.seeds), case.size))
     expected = op.reference(seeds, items, case.stream, case.size)
     differ = got.view(torch.int32) != expected.view(torch.int32)

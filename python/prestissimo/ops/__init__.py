@@ -2,44 +2,44 @@
 """Drop-in ops with CPU SIMD and CUDA kernels. Each file holds one op: reference, function, fake kernel, gradient."""
 
 from .adaln_modulate import adaln_modulate
+from .conv1d import PackedConv1d, conv1d, pack_conv1d
+from .conv_transpose1d import PackedConvTranspose1d, conv_transpose1d, pack_conv_transpose1d
 from .ctm_map import ctm_map
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
-from .gated_residual import gated_residual
-from .geglu import geglu
-from .info_nce import info_nce
-from .info_nce_gathered import info_nce_gathered
 from .inverse_stft import inverse_stft
 from .linear import linear
 from .pack_linear import PackedWeight, pack_linear
 from .peak_phase import peak_phase
+from .philox_gumbel import philox_gumbel
 from .philox_normal import philox_normal
 from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
+from .relaxed_topk import relaxed_topk
 from .renoise import renoise
-from .sampler_step import sampler_step
-from .swiglu import swiglu
 
 __all__ = [
     "MissingKernelError",
+    "PackedConv1d",
+    "PackedConvTranspose1d",
     "PackedWeight",
     "adaln_modulate",
     "compiled",
+    "conv1d",
+    "conv_transpose1d",
     "ctm_map",
     "edm_denoise",
     "edm_precondition",
-    "gated_residual",
-    "geglu",
-    "info_nce",
-    "info_nce_gathered",
     "inverse_stft",
     "linear",
+    "pack_conv1d",
+    "pack_conv_transpose1d",
     "pack_linear",
     "peak_phase",
+    "philox_gumbel",
     "philox_normal",
     "project_phase",
+    "relaxed_topk",
     "renoise",
-    "sampler_step",
     "strict_kernels",
-    "swiglu",
 ]

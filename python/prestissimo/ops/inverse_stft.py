@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, expect_shape, launch, new_empty, torch
+from .registration import Op, _core, expect_shape, launch, new_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,28 +39,10 @@ def inverse_stft(log_magnitude: Any, phase: Any, hop: int, window: Any = None) -
     >>> inverse_stft(still, np.zeros_like(still), hop=2)[0, 3:5].round(4)  # Σ w / Σ w²
     array([1.3333, 1.3333], dtype=float32)
     """
-    if window is None:
-        window = hann(2 * (log_magnitude.shape[-1] - 1), log_magnitude)
     return _op(log_magnitude, phase, window, hop)
 
 
-def hann(n_fft: int, like: Any) -> Any:
-    """The periodic Hann window (n_fft,) in the kind, dtype and device of `like`."""
-    if torch is not None and isinstance(like, torch.Tensor):
-        return _torch_hann(n_fft, like.dtype, like.device)
-    import numpy as np
-
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / max(n_fft, 1))).astype(like.dtype)
-    return window if isinstance(like, np.ndarray) else like.__array_namespace__().asarray(window)
-
-
-@lru_cache(maxsize=16)
-def _torch_hann(n_fft: int, dtype: Any, device: Any) -> Any:
-    with torch.inference_mode(False):  # a tensor made in that mode cannot be saved for a later backward
-        return torch.hann_window(n_fft, periodic=True, dtype=torch.float64).to(device, dtype)
-
-
-def reference(log_magnitude: Tensor, phase: Tensor, window: Tensor, hop: int) -> Tensor:
+def reference(log_magnitude: Tensor, phase: Tensor, window: Tensor | None, hop: int) -> Tensor:
     """The formula in plain PyTorch: oracle, baseline and documentation of `inverse_stft`."""
     import torch
 
@@ -69,9 +50,20 @@ def reference(log_magnitude: Tensor, phase: Tensor, window: Tensor, hop: int) ->
     n_fft = 2 * (bins - 1)
     if items * count == 0:  # MKL transforms no empty batch
         return log_magnitude.new_zeros(items, count * hop)
+    window = window_or_hann(window, log_magnitude)
     spectrum = torch.polar(log_magnitude.exp(), phase)
     frames = torch.fft.irfft(spectrum, n_fft) * window
     return overlap_add(frames, hop) * row_scale(window, hop, count)
+
+
+def window_or_hann(window: Tensor | None, log_magnitude: Tensor) -> Tensor:
+    """The periodic Hann window of these frames where there is none."""
+    import torch
+
+    if window is not None:
+        return window
+    n_fft = 2 * (log_magnitude.shape[-1] - 1)
+    return torch.hann_window(n_fft, dtype=torch.float64, device=log_magnitude.device).to(log_magnitude.dtype)
 
 
 def overlap_add(frames: Tensor, hop: int) -> Tensor:
@@ -118,7 +110,7 @@ def check_frames(op: str, log_magnitude: Any, phase: Any, window: Any, hop: int)
     expect_shape(op, "phase", phase, shape)
     expect_shape(op, "window", window, (n_fft,))
     for name, v in (("phase", phase), ("window", window)):
-        if v.dtype != log_magnitude.dtype:
+        if v is not None and v.dtype != log_magnitude.dtype:
             raise TypeError(f"{op}: {name} must be {log_magnitude.dtype} like log_magnitude, got {v.dtype}")
     if hop < 1 or n_fft % hop or 2 * hop > n_fft:
         raise ValueError(f"{op}: hop must divide n_fft = {n_fft} at least twice, got {hop}")
@@ -131,7 +123,7 @@ def _kernel(log_magnitude: Any, phase: Any, window: Any, hop: int) -> Any:
 
 
 _op = Op(
-    "inverse_stft(Tensor log_magnitude, Tensor phase, Tensor window, int hop) -> Tensor",
+    "inverse_stft(Tensor log_magnitude, Tensor phase, Tensor? window, int hop) -> Tensor",
     kernel=_kernel,
     reference=reference,
     fake=lambda log_magnitude, phase, window, hop: log_magnitude.new_empty(
@@ -147,12 +139,13 @@ _op = Op(
 
 
 def backward_reference(
-    dsignal: Tensor, log_magnitude: Tensor, phase: Tensor, window: Tensor, hop: int, wanted: list[bool]
+    dsignal: Tensor, log_magnitude: Tensor, phase: Tensor, window: Tensor | None, hop: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """The closed form in csrc/ops/inverse_stft.h, in plain PyTorch."""
     import torch
 
     n_fft = 2 * (log_magnitude.shape[-1] - 1)
+    window = window_or_hann(window, log_magnitude)
     scaled = dsignal * row_scale(window, hop, log_magnitude.shape[1])
     spectrum = torch.fft.rfft(frames_of(scaled, n_fft, hop) * window) / n_fft
     spectrum[..., 1:-1] *= 2
@@ -181,7 +174,7 @@ def _backward_fake(
 
 
 _backward_op = Op(
-    "inverse_stft_backward(Tensor dsignal, Tensor log_magnitude, Tensor phase, Tensor window, int hop, bool[] wanted)"
+    "inverse_stft_backward(Tensor dsignal, Tensor log_magnitude, Tensor phase, Tensor? window, int hop, bool[] wanted)"
     " -> (Tensor, Tensor)",
     kernel=_backward_kernel,
     reference=backward_reference,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, expect_shape, launch, new_empty, torch
+from .registration import Op, _core, expect_shape, launch, new_empty, scratch, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +43,10 @@ def peak_phase(log_magnitude: Any, hop: int, state: Any = None) -> tuple[Any, An
     >>> phase[0, :, 1].round(3)  # a quarter of a turn every 2 samples
     array([ 1.571, -3.142, -1.571], dtype=float32)
     """
-    if state is None and len(log_magnitude.shape) == 3:
-        state = new_empty(log_magnitude, (log_magnitude.shape[0], log_magnitude.shape[2]), "int32")
-        state[...] = 0
     return _op(log_magnitude, state, hop)
 
 
-def reference(log_magnitude: Tensor, state: Tensor, hop: int) -> tuple[Tensor, Tensor]:
+def reference(log_magnitude: Tensor, state: Tensor | None, hop: int) -> tuple[Tensor, Tensor]:
     """The formula in plain PyTorch: oracle, baseline and documentation of `peak_phase`."""
     import torch
 
@@ -62,7 +59,8 @@ def reference(log_magnitude: Tensor, state: Tensor, hop: int) -> tuple[Tensor, T
     turns = advance.add_(_half_turns(column)).index_select(0, region).view(frames, items, bins)
     turns.add_(_half_turns(torch.arange(bins, device=rows.device)))
     source = (peaks % max(items * bins, 1)).index_select(0, region).view(frames, items * bins)
-    previous = state.flatten()
+    zeros = turns.new_zeros(items, bins)
+    previous = (zeros if state is None else state).flatten()
     for row, peak in zip(turns.view(frames, items * bins).unbind(0), source.unbind(0), strict=True):
         row.add_(previous.index_select(0, peak))
         previous = row
@@ -121,24 +119,25 @@ def _check(log_magnitude: Any, state: Any, hop: int) -> None:
     if not 1 <= hop <= 2 * (F - 1):
         raise ValueError(f"peak_phase: hop must be in 1 ... n_fft = {2 * (F - 1)}, got {hop}")
     expect_shape("peak_phase", "state", state, (B, F))
-    if not str(state.dtype).endswith("int32"):
+    if state is not None and not str(state.dtype).endswith("int32"):
         raise TypeError(f"peak_phase: state must be int32, got {state.dtype}")
 
 
 def _kernel(log_magnitude: Any, state: Any, hop: int) -> tuple[Any, Any]:
     phase = new_empty(log_magnitude, log_magnitude.shape)
     next_state = new_empty(log_magnitude, log_magnitude.shape[::2], "int32")
-    launch(_core.peak_phase, log_magnitude, state, hop, phase, next_state)
+    sources = scratch(log_magnitude, log_magnitude.shape, "int32")
+    launch(_core.peak_phase, log_magnitude, state, hop, phase, next_state, sources)
     return phase, next_state
 
 
 _op = Op(
-    "peak_phase(Tensor log_magnitude, Tensor state, int hop) -> (Tensor, Tensor)",
+    "peak_phase(Tensor log_magnitude, Tensor? state, int hop) -> (Tensor, Tensor)",
     kernel=_kernel,
     reference=reference,
     fake=lambda log_magnitude, state, hop: (
         log_magnitude.new_empty(log_magnitude.shape),
-        torch.empty_like(state),
+        log_magnitude.new_empty(log_magnitude.shape[::2], dtype=torch.int32),
     ),
     check=_check,
     dtypes=("float32",),

@@ -64,7 +64,9 @@ def _n_fft(bins: int) -> int:
     return max(8, 1 << (2 * (bins - 1) - 1).bit_length())
 
 
-def _frames_make(overlap: int) -> Callable[[Shape, torch.dtype, torch.Generator], Arguments]:
+def _frames_make(
+    overlap: int, hann: bool = False
+) -> Callable[[Shape, torch.dtype, torch.Generator], Arguments]:
     """Log-magnitudes that fall with frequency, with outliers, and phases; n_fft is the next power of two."""
 
     def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
@@ -79,7 +81,7 @@ def _frames_make(overlap: int) -> Callable[[Shape, torch.dtype, torch.Generator]
         return {
             "log_magnitude": log_magnitude.to(dtype),
             "phase": phase.to(dtype),
-            "window": window.to(dtype),
+            "window": None if hann else window.to(dtype),
             "hop": n_fft // overlap,
         }
 
@@ -107,24 +109,28 @@ _FRAMES_BAD: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str]
 )
 
 
+def _bad(hann: bool) -> tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...]:
+    return tuple(bad for bad in _FRAMES_BAD if not (hann and bad[2] == "window"))
+
+
 def _fft_flops(shape: Shape) -> float:
     n_fft = 2 * (shape[2] - 1)
     return shape[0] * shape[1] * 2.5 * n_fft * math.log2(n_fft)
 
 
-def _inverse_stft_case(variant: str, overlap: int, real: dict[str, Shape]) -> OpCase:
+def _inverse_stft_case(variant: str, overlap: int, hann: bool, real: dict[str, Shape]) -> OpCase:
     return OpCase(
         name="inverse_stft",
         op=inverse_stft,
         reference=inverse_stft_reference,
-        make=_frames_make(overlap),
+        make=_frames_make(overlap, hann),
         small=_FRAMES_SMALL if overlap == 4 else _FRAMES_SMALL[4:11],
         variant=variant,
         dtypes=(torch.float32,),
         gradients=("log_magnitude", "phase"),
         gradient_small=((2, 6, 9), (1, 1, 33), (1, 9, 257), (2, 6, 1025)),
         conditioned=_all_or_nan,
-        bad=_FRAMES_BAD,
+        bad=_bad(hann),
         real=real,
         bytes_moved=lambda s, item: item * s[0] * s[1] * (2 * s[2] + s[2] * 2 // overlap),
         # exp, polar, irfft, window and overlap-add each read and write, complex numbers twice as wide
@@ -133,17 +139,28 @@ def _inverse_stft_case(variant: str, overlap: int, real: dict[str, Shape]) -> Op
     )
 
 
+def _in_float64(arguments: Arguments) -> Arguments:
+    return {k: v.double() if torch.is_tensor(v) else v for k, v in arguments.items() if k != "rounds"}
+
+
 def _seen_through_stft(arguments: Arguments, phase: Tensor) -> Tensor:
     """|STFT| exp(i phase): an angle counts as much as the bin that it is taken of."""
-    a: Arguments = {k: v.double() if torch.is_tensor(v) else v for k, v in arguments.items()}
-    rounds = a.pop("rounds")
-    if rounds > 1:
-        a["phase"] = project_phase_reference(**a, rounds=rounds - 1)
-    return torch.view_as_real(torch.polar(project(**a).abs().to(phase.dtype), phase))
+    weight = project(**_in_float64(arguments)).abs()
+    return torch.view_as_real(torch.polar(weight.to(phase.dtype), phase))
 
 
-def _project_phase_case(variant: str, rounds: int) -> OpCase:
-    make = _frames_make(4)
+def _spectral_convergence(arguments: Arguments, phase: Tensor) -> Tensor:
+    """||STFT| - A| / |A| of each item: where a bin was small after one round, later rounds are chaotic."""
+    a = _in_float64(arguments)
+    a["phase"] = phase.double()
+    magnitude = a["log_magnitude"].exp()
+    return ((project(**a).abs() - magnitude).flatten(1).norm(dim=1) / magnitude.flatten(1).norm(dim=1)).to(
+        phase.dtype
+    )
+
+
+def _project_phase_case(variant: str, rounds: int, hann: bool) -> OpCase:
+    make = _frames_make(4, hann)
     return OpCase(
         name="project_phase",
         op=project_phase,
@@ -152,8 +169,8 @@ def _project_phase_case(variant: str, rounds: int) -> OpCase:
         small=_FRAMES_SMALL,
         variant=variant,
         dtypes=(torch.float32,),
-        conditioned=_seen_through_stft,
-        bad=(*_FRAMES_BAD, (lambda a: {**a, "rounds": 0}, ValueError, "rounds")),
+        conditioned=_seen_through_stft if rounds == 1 else _spectral_convergence,
+        bad=(*_bad(hann), (lambda a: {**a, "rounds": 0}, ValueError, "rounds")),
         real={"mini-32s": _MINI_SPECTRUM},
         bytes_moved=lambda s, item: 3 * item * s[0] * s[1] * s[2],
         # a round: as inverse_stft, then frames and window, rfft and angle
@@ -164,9 +181,9 @@ def _project_phase_case(variant: str, rounds: int) -> OpCase:
 
 PHASE_CASES: tuple[OpCase, ...] = (
     _PEAK_PHASE,
-    _inverse_stft_case("", 4, {"mini-32s": _MINI_SPECTRUM, "vocos-30s": (1, 2584, 513)}),
-    _inverse_stft_case("overlap-2", 2, {}),
-    _inverse_stft_case("overlap-8", 8, {}),
-    _project_phase_case("", 1),
-    _project_phase_case("two-rounds", 2),
+    _inverse_stft_case("", 4, False, {"mini-32s": _MINI_SPECTRUM, "vocos-30s": (1, 2584, 513)}),
+    _inverse_stft_case("overlap-2", 2, False, {}),
+    _inverse_stft_case("overlap-8-hann", 8, True, {}),
+    _project_phase_case("", 1, False),
+    _project_phase_case("two-rounds-hann", 2, True),
 )

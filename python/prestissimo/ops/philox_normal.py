@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .registration import Op, _core, expect_shape, launch, new_empty, torch
@@ -44,12 +45,19 @@ def philox_normal(
     >>> bool((two == philox_normal((2, 3), [8])[0]).all())
     True
     """
+    z = _op(*arguments("philox_normal", shape, seeds, items, stream, device))
+    return z.reshape(z.shape[0], *shape)
+
+
+def arguments(
+    op: str, shape: Sequence[int], seeds: Any, items: Any, stream: int, device: Any
+) -> tuple[Any, Any, int, int]:
+    """The schema's arguments: seeds and items as words, stream, size."""
     size = math.prod(shape)
     if size < 0 or any(d < 0 for d in shape):
-        raise ValueError(f"philox_normal: shape must have no negative size, got {tuple(shape)}")
-    seeds_ = words("philox_normal", "seeds", seeds, device)
-    items_ = words("philox_normal", "items", [0] * len(seeds_) if items is None else items, device)
-    return _op(seeds_, items_, stream, size).reshape(len(seeds_), *shape)
+        raise ValueError(f"{op}: shape must have no negative size, got {tuple(shape)}")
+    seeds_ = words(op, "seeds", seeds, device)
+    return seeds_, words(op, "items", [0] * len(seeds_) if items is None else items, device), stream, size
 
 
 def words(op: str, name: str, values: Any, device: Any = None, like: Any = None) -> Any:
@@ -74,16 +82,23 @@ def reference(seeds: Tensor, items: Tensor, stream: int, size: int) -> Tensor:
     """The format of csrc/philox.h in plain PyTorch, bit for bit: int64 holds the words, float32 the rest."""
     import torch
 
-    n = torch.arange(-(-size // 4), device=seeds.device)[None]
-    counter = (n & _WORD, n >> 32 & _WORD, items[:, None] & _WORD, torch.tensor(stream, device=seeds.device))
-    w = _philox4x32_10(
-        torch.broadcast_tensors(*counter), (seeds[:, None] & _WORD, seeds[:, None] >> 32 & _WORD)
-    )
+    w = counter_words(seeds, items, stream, size)
     z = torch.stack((*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])), dim=-1)
     return z.flatten(1)[:, :size].contiguous()
 
 
-def _philox4x32_10(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def counter_words(seeds: Tensor, items: Tensor, stream: int, size: int) -> tuple[Tensor, ...]:
+    """The four words, [B, ceil(size / 4)] each, of the counters of `size` numbers."""
+    import torch
+
+    n = torch.arange(-(-size // 4), device=seeds.device)[None]
+    counter = (n & _WORD, n >> 32 & _WORD, items[:, None] & _WORD, torch.tensor(stream, device=seeds.device))
+    return philox4x32_10(
+        torch.broadcast_tensors(*counter), (seeds[:, None] & _WORD, seeds[:, None] >> 32 & _WORD)
+    )
+
+
+def philox4x32_10(counter: Sequence[Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -100,7 +115,7 @@ def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return high >> 16, (high & 0xFFFF) << 16 | low & 0xFFFF
 
 
-def _fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
+def fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
     """float32 a·b + c rounded once: the product is exact in float64; the sum is rounded to odd, then to float32."""
     import torch
 
@@ -119,27 +134,31 @@ def _horner(x: Tensor, *coefficients: float) -> Tensor:
 
     p = torch.full_like(x, coefficients[0])
     for c in coefficients[1:]:
-        p = _fma(p, x, c)
+        p = fma(p, x, c)
     return p
 
 
-def _log(u: Tensor) -> Tensor:
+def log_one_plus(f: Tensor) -> Tensor:
+    p = _horner(f, 0.087002255, -0.14267458, 0.149148211, -0.16577588, 0.199630603, -0.250013381, 0.333339095)
+    f2 = f * f
+    return f + fma(p * f, f2, f2 * -0.5)
+
+
+def log(u: Tensor) -> Tensor:
     import torch
 
     shifted = u.view(torch.int32) - 0x3F3504F3
     e = (shifted >> 23).float()
     f = ((shifted & 0x007FFFFF) + 0x3F3504F3).view(torch.float32) - 1
-    p = _horner(f, 0.087002255, -0.14267458, 0.149148211, -0.16577588, 0.199630603, -0.250013381, 0.333339095)
-    f2 = f * f
-    return _fma(e, 0.693147182, f + _fma(p * f, f2, f2 * -0.5))
+    return fma(e, 0.693147182, log_one_plus(f))
 
 
 def _box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     import torch
 
-    u = _fma(radius.float(), 2.0**-32, 2.0**-33)
+    u = fma(radius.float(), 2.0**-32, 2.0**-33)
     # through float64, because torch's own float32 sqrt may be MKL's, which is not correctly rounded
-    r = (-2.0 * _log(u)).double().sqrt().float()
+    r = (-2.0 * log(u)).double().sqrt().float()
     quadrant = (angle + 0x20000000 & 0xFFFFFFFF) >> 30
     quarter = angle << 2 & 0xFFFFFFFF
     t = torch.where(quarter >= 2**31, quarter - 2**32, quarter).float() * 2.0**-32
@@ -154,28 +173,33 @@ def _box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _check(seeds: Any, items: Any, stream: int, size: int) -> None:
+def check(op: str, seeds: Any, items: Any, stream: int, size: int) -> None:
     if len(seeds.shape) != 1:
-        raise ValueError(f"philox_normal: seeds must have 1 dimension, got shape {list(seeds.shape)}")
-    expect_shape("philox_normal", "items", items, tuple(seeds.shape))
+        raise ValueError(f"{op}: seeds must have 1 dimension, got shape {list(seeds.shape)}")
+    expect_shape(op, "items", items, tuple(seeds.shape))
     for name, words in (("seeds", seeds), ("items", items)):
         if not str(words.dtype).endswith("int64"):
-            raise TypeError(f"philox_normal: {name} must be int64, got {words.dtype}")
+            raise TypeError(f"{op}: {name} must be int64, got {words.dtype}")
     if not 0 <= stream < 2**32:
-        raise ValueError(f"philox_normal: stream must be in [0, 2^32), got {stream}")
+        raise ValueError(f"{op}: stream must be in [0, 2^32), got {stream}")
 
 
-def _kernel(seeds: Any, items: Any, stream: int, size: int) -> Any:
-    out = new_empty(seeds, (seeds.shape[0], size), "float32")
-    launch(_core.philox_normal, seeds, items, stream, out)
-    return out
+def noise_op(name: str, reference: Callable[..., Tensor]) -> Op:
+    """An op of Philox counters: float32 [B, size]."""
+
+    def kernel(seeds: Any, items: Any, stream: int, size: int) -> Any:
+        out = new_empty(seeds, (seeds.shape[0], size), "float32")
+        launch(getattr(_core, name), seeds, items, stream, out)
+        return out
+
+    return Op(
+        f"{name}(Tensor seeds, Tensor items, int stream, SymInt size) -> Tensor",
+        kernel=kernel,
+        reference=reference,
+        fake=lambda seeds, items, stream, size: seeds.new_empty((seeds.shape[0], size), dtype=torch.float32),
+        check=functools.partial(check, name),
+        dtypes=("int64",),
+    )
 
 
-_op = Op(
-    "philox_normal(Tensor seeds, Tensor items, int stream, SymInt size) -> Tensor",
-    kernel=_kernel,
-    reference=reference,
-    fake=lambda seeds, items, stream, size: seeds.new_empty((seeds.shape[0], size), dtype=torch.float32),
-    check=_check,
-    dtypes=("int64",),
-)
+_op = noise_op("philox_normal", reference)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .inverse_stft import check_frames, frames_of, hann, takes
+from .inverse_stft import check_frames, frames_of, takes, window_or_hann
 from .inverse_stft import reference as inverse_stft_reference
-from .registration import Op, _core, launch, new_empty
+from .registration import Op, _core, launch, new_empty, scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,22 +43,21 @@ def project_phase(log_magnitude: Any, phase: Any, hop: int, rounds: int = 1, win
     >>> bool(np.allclose(steps, np.pi, atol=1e-3))  # phases that fit stay
     True
     """
-    if window is None:
-        window = hann(2 * (log_magnitude.shape[-1] - 1), log_magnitude)
     return _op(log_magnitude, phase, window, hop, rounds)
 
 
-def project(log_magnitude: Tensor, phase: Tensor, window: Tensor, hop: int) -> Tensor:
+def project(log_magnitude: Tensor, phase: Tensor, window: Tensor | None, hop: int) -> Tensor:
     """STFT(ISTFT(exp(log_magnitude + i·phase))), complex: what a round takes the angle of."""
     import torch
 
     if log_magnitude.numel() == 0:
         return torch.polar(log_magnitude, phase)
+    window = window_or_hann(window, log_magnitude)
     signal = inverse_stft_reference(log_magnitude, phase, window, hop)
     return torch.fft.rfft(frames_of(signal, window.shape[0], hop) * window)
 
 
-def reference(log_magnitude: Tensor, phase: Tensor, window: Tensor, hop: int, rounds: int) -> Tensor:
+def reference(log_magnitude: Tensor, phase: Tensor, window: Tensor | None, hop: int, rounds: int) -> Tensor:
     """The formula in plain PyTorch: oracle, baseline and documentation of `project_phase`."""
     for _ in range(rounds):
         phase = project(log_magnitude, phase, window, hop).angle()
@@ -73,16 +72,13 @@ def _check(log_magnitude: Any, phase: Any, window: Any, hop: int, rounds: int) -
 
 def _kernel(log_magnitude: Any, phase: Any, window: Any, hop: int, rounds: int) -> Any:
     projected = new_empty(log_magnitude, log_magnitude.shape)
-    one_launch = (
-        rounds == 1 or log_magnitude.__dlpack_device__()[0] == 1
-    )  # a round each on a GPU, none on the CPU
-    between = None if one_launch else new_empty(log_magnitude, log_magnitude.shape)
-    launch(_core.project_phase, log_magnitude, phase, window, hop, rounds, between, projected)
+    signal = scratch(log_magnitude, (log_magnitude.shape[0], log_magnitude.shape[1] * hop))
+    launch(_core.project_phase, log_magnitude, phase, window, hop, rounds, signal, projected)
     return projected
 
 
 _op = Op(
-    "project_phase(Tensor log_magnitude, Tensor phase, Tensor window, int hop, int rounds) -> Tensor",
+    "project_phase(Tensor log_magnitude, Tensor phase, Tensor? window, int hop, int rounds) -> Tensor",
     kernel=_kernel,
     reference=reference,
     fake=lambda log_magnitude, *_: log_magnitude.new_empty(log_magnitude.shape),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .philox_normal import _fma, words
+from .philox_normal import fma, words
 from .philox_normal import reference as philox_normal_reference
 from .registration import Op, _core, empty_like, expect_per_sample, expect_shape, launch, per_sample
 
@@ -61,7 +61,7 @@ def reference(x: Tensor, sigma: Tensor, seeds: Tensor, items: Tensor, stream: in
     z, sigma = frame_noise(x.shape, seeds, items, stream), sigma.reshape(-1, 1, 1)
     if x.dtype == torch.float64:
         return x + sigma * z
-    return _fma(sigma.expand_as(z), z, x.float()).to(x.dtype)
+    return fma(sigma.expand_as(z), z, x.float()).to(x.dtype)
 
 
 def _check(x: Any, sigma: Any, seeds: Any, items: Any, stream: int) -> None:
