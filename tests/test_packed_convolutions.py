@@ -44,19 +44,21 @@ def test_conv_transpose1d(dtype: str, stride: int) -> None:
         ops.conv_transpose1d(x, packed, bias, stride + 1)
 
 
-def test_gradients_pass_through_packed_weights() -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_pass_through_packed_weights(transposed: bool) -> None:
     x, weight, bias = tensors(12, 20, 7, 40)
-    up = weight.transpose(0, 1)
-    for dense, packed in (
-        (lambda x: ops.conv1d(x, weight, bias, 9, 3), lambda x, w=ops.pack_conv1d(weight, "float32"): ops.conv1d(x, w, bias, 9, 3)),
-        (lambda x: ops.conv_transpose1d(x, up, bias, 4, 2), lambda x, w=ops.pack_conv_transpose1d(up, 4, "float32"): ops.conv_transpose1d(x, w, bias, 4, 2)),
-    ):  # fmt: skip
-        got, want = (
-            torch.autograd.grad(f(v).square().sum(), v)[0]
-            for f in (packed, dense)
-            for v in [x.clone().requires_grad_()]
-        )
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-3)
+    gradients = []
+    for packed in (False, True):
+        v = x.clone().requires_grad_()
+        if transposed:
+            w = weight.transpose(0, 1)
+            y = ops.conv_transpose1d(
+                v, ops.pack_conv_transpose1d(w, 4, "float32") if packed else w, bias, 4, 2
+            )
+        else:
+            y = ops.conv1d(v, ops.pack_conv1d(weight, "float32") if packed else weight, bias, 9, 3)
+        gradients += torch.autograd.grad(y.square().sum(), v)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
 
 
 def test_the_result_has_channels_last() -> None:
