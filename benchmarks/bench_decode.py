@@ -18,7 +18,7 @@ from griffin_lim import griffin_lim, inverse_mel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prestissimo.nn.codec import MelCodec, MelCodecConfig
-from prestissimo.nn.phase import peak_phase, phasor_of, project_phase, synthesise
+from prestissimo.nn.phase import inverse_stft, peak_phase, project_phase
 
 SECONDS = 32.0
 CONFIG = MelCodecConfig(texture=1.0)
@@ -85,28 +85,42 @@ def test_magnitudes(benchmark: Any, codec: MelCodec, latents: torch.Tensor, dtyp
     measure(benchmark, run)
 
 
+by_reference = pytest.mark.parametrize("reference", [False, True], ids=["kernels", "reference"])
+
+
+@by_reference
 @pytest.mark.benchmark(group="codec stage, 32 s")
-def test_peak_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+def test_peak_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor, reference: bool) -> None:
     rows = codec.decode_magnitudes(latents)[0]
-    measure(benchmark, lambda: peak_phase(rows, CONFIG.mel.hop, codec.initial_state(1)))
+    measure(benchmark, lambda: peak_phase(rows, CONFIG.mel.hop, codec.initial_state(1), reference))
 
 
+@by_reference
 @pytest.mark.benchmark(group="codec stage, 32 s")
-def test_project_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
-    rows = codec.decode_magnitudes(latents)[0]
-    phasor, magnitude = phasor_of(peak_phase(rows, CONFIG.mel.hop)), rows.exp()
-    measure(benchmark, lambda: project_phase(phasor, magnitude, CONFIG.mel.hop), transforms(2, latents))
+def test_project_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor, reference: bool) -> None:
+    rows, rounds = codec.decode_magnitudes(latents)[0], CONFIG.phase_rounds
+    phase, _ = peak_phase(rows, CONFIG.mel.hop, codec.initial_state(1))
+    run = lambda: project_phase(rows, phase, CONFIG.mel.hop, rounds, reference)  # noqa: E731
+    measure(benchmark, run, transforms(2 * rounds, latents))
 
 
+@by_reference
 @pytest.mark.benchmark(group="codec stage, 32 s")
-def test_synthesise(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+def test_inverse_stft(benchmark: Any, codec: MelCodec, latents: torch.Tensor, reference: bool) -> None:
     rows = codec.decode_magnitudes(latents)[0]
-    phasor, magnitude = phasor_of(peak_phase(rows, CONFIG.mel.hop)), rows.exp()
-    measure(benchmark, lambda: synthesise(magnitude, phasor, CONFIG.mel.hop), transforms(1, latents))
+    phase, _ = peak_phase(rows, CONFIG.mel.hop, codec.initial_state(1))
+    measure(benchmark, lambda: inverse_stft(rows, phase, CONFIG.mel.hop, reference), transforms(1, latents))
+
+
+@pytest.fixture(params=["auto", "reference"])
+def kernels(request: pytest.FixtureRequest, codec: MelCodec) -> Any:
+    codec.kernels = request.param
+    yield request.param
+    codec.kernels = "auto"
 
 
 @pytest.mark.benchmark(group="decoder, 32 s")
-def test_codec(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
+def test_codec(benchmark: Any, codec: MelCodec, latents: torch.Tensor, kernels: str) -> None:
     rounds = 2 * CONFIG.phase_rounds + 1
     measure(benchmark, lambda: codec.decode_waveform(latents), transforms(rounds, latents))
 

@@ -150,7 +150,7 @@ def load_model(folder: str | Path, kernels: str = "auto") -> tuple[ModelConfig, 
     if text.config != config.text:
         raise ValueError(f"{folder / 'text.safetensors'}: not of the sizes that {CONFIG} gives")
     with torch.device("meta"):
-        dit, codec = DiT(config.dit, kernels), MelCodec(config.codec)
+        dit, codec = DiT(config.dit, kernels), MelCodec(config.codec, kernels)
     _load(folder, "dit", dit, config)
     _load(folder, "codec", codec, config)
     _check_sha256(folder, "text", config)

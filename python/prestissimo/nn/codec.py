@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from prestissimo.nn.layers import Kernels
 from prestissimo.nn.magnitudes import MagNet, MagNetConfig, noise_texture
-from prestissimo.nn.phase import initial_phase, peak_phase, phasor_of, project_phase, synthesise
+from prestissimo.nn.phase import initial_state, inverse_stft, peak_phase, project_phase
 from prestissimo.nn.stft import MelConfig, left_right, log_mel
 
 __all__ = ["MelCodec", "MelCodecConfig", "patches_of"]
@@ -87,7 +88,7 @@ def patches_of(mel: Tensor, config: MelCodecConfig) -> Tensor:
     return mel.permute(0, 3, 1, 2).reshape(mel.shape[0], -1, config.patch_size)
 
 
-class MelCodec(nn.Module):
+class MelCodec(Kernels):
     """audio <-> latents: z = scale * V (log-mel patch - mean); back through V^T, MagNet and a phase.
 
     V are orthonormal principal components, `scale` one factor per component that also brings the latents
@@ -101,14 +102,14 @@ class MelCodec(nn.Module):
     scale: Tensor
     gain: Tensor
 
-    def __init__(self, config: MelCodecConfig | None = None) -> None:
-        super().__init__()
+    def __init__(self, config: MelCodecConfig | None = None, kernels: str = "auto") -> None:
+        super().__init__(kernels)
         self.config = config = config or MelCodecConfig()
         self.register_buffer("mean", torch.zeros(config.patch_size))
         self.register_buffer("components", torch.eye(config.channels, config.patch_size))
         self.register_buffer("scale", torch.ones(config.channels))
         self.register_buffer("gain", torch.zeros(2, config.mel.bins))  # nats per channel and bin
-        self.magnet = MagNet(config.magnet, config.mel)
+        self.magnet = MagNet(config.magnet, config.mel, kernels)
 
     def latent_frames(self, samples: int) -> int:
         """Latent frames of `samples` samples, ceil(samples / hop)."""
@@ -154,28 +155,26 @@ class MelCodec(nn.Module):
 
     def initial_state(self, items: int) -> Tensor:
         """Phases before the first frame, (items * 2, bins): equal for all items, not for mid and side."""
-        return initial_phase(2, self.config.mel.bins).repeat(items, 1).to(self.mean)
+        return initial_state(2, self.config.mel.bins).repeat(items, 1).to(self.mean.device)
 
     @torch.no_grad()
     def phase_of(self, log_magnitude: Tensor) -> Tensor:
-        """Unit phasors (B, 2, F, bins), complex, for log-magnitudes of that shape: peaks, then the rounds."""
-        items, hop = log_magnitude.shape[0], self.config.mel.hop
+        """Phases (B, 2, F, bins) in radians for log-magnitudes of that shape: peaks, then the rounds."""
         rows = log_magnitude.flatten(0, 1)
-        phasor = phasor_of(peak_phase(rows, hop, self.initial_state(items)))
-        return self._project(phasor, rows.exp()).view_as(log_magnitude)
+        state = self.initial_state(log_magnitude.shape[0])
+        phase, _ = peak_phase(rows, self.config.mel.hop, state, self.by_reference)
+        return self._project(rows, phase).view_as(log_magnitude)
 
-    def _project(self, phasor: Tensor, magnitude: Tensor) -> Tensor:
-        for _ in range(self.config.phase_rounds):
-            phasor = project_phase(phasor, magnitude, self.config.mel.hop)
-        return phasor
+    def _project(self, rows: Tensor, phase: Tensor) -> Tensor:
+        return project_phase(rows, phase, self.config.mel.hop, self.config.phase_rounds, self.by_reference)
 
     def decode_waveform(
         self, latents: Tensor, phase: Tensor | None = None, length: int | None = None
     ) -> Tensor:
         """Latents (B, channels, T) to left/right audio (B, 2, T * hop), cut to `length` samples.
 
-        phase: unit phasors (B, 2, T * patch_frames, bins), those of `phase_of` where None. The gradient with
-        respect to the latents flows through the magnitudes; the phase is held constant.
+        phase: radians (B, 2, T * patch_frames, bins), those of `phase_of` where None. The gradient with respect to
+        the latents flows through the magnitudes; the phase is held constant.
         """
         full = latents.shape[-1] * self.config.hop
         if length is not None and not 0 < length <= full:
@@ -183,11 +182,11 @@ class MelCodec(nn.Module):
         log_magnitude = self.decode_magnitudes(latents)
         if phase is None:
             phase = self.phase_of(log_magnitude.detach())
-        if phase.shape != log_magnitude.shape or not phase.is_complex():
-            raise ValueError(
-                f"phase must be complex {tuple(log_magnitude.shape)}, got {phase.dtype} {tuple(phase.shape)}"
-            )
-        signal = synthesise(log_magnitude.exp().flatten(0, 1), phase.flatten(0, 1), self.config.mel.hop)
+        if phase.shape != log_magnitude.shape or phase.dtype != log_magnitude.dtype:
+            expected = f"{log_magnitude.dtype} {tuple(log_magnitude.shape)}"
+            raise ValueError(f"phase must be {expected}, got {phase.dtype} {tuple(phase.shape)}")
+        hop, rows = self.config.mel.hop, log_magnitude.flatten(0, 1)
+        signal = inverse_stft(rows, phase.flatten(0, 1), hop, self.by_reference)
         audio = left_right(signal.view(latents.shape[0], 2, -1))
         return audio if length is None else audio[..., :length]
 
@@ -209,8 +208,7 @@ class MelCodec(nn.Module):
         ahead = -(-halo // patch)  # the same in latent frames
         context = -(-self.magnet.context_frames // patch)
         state = self.initial_state(items)
-        log_magnitude = state.new_zeros(items * 2, 0, config.mel.bins)
-        phasor = log_magnitude.to(state.dtype.to_complex())
+        log_magnitude = phase = latents.new_zeros(items * 2, 0, config.mel.bins)
         known = kept = 0  # latent frame up to which, and mel frame from which, magnitudes and phases are held
         for first in range(0, total, tile):
             end = min(first + tile, total)
@@ -220,18 +218,17 @@ class MelCodec(nn.Module):
                 mel = self.decode_log_mel(latents[..., low : min(until + context, total)])
                 inside = slice((known - low) * patch, (until - low) * patch)
                 new = self.magnitudes_of(mel, low * patch)[:, :, inside].flatten(0, 1)
-                phase = peak_phase(new, hop, state)
-                state, known = phase[:, -1], until
+                new_phase, state = peak_phase(new, hop, state, self.by_reference)
+                known = until
                 log_magnitude = torch.cat([log_magnitude, new], 1)
-                phasor = torch.cat([phasor, phasor_of(phase)], 1)
-            magnitude = log_magnitude.exp()
-            signal = synthesise(magnitude, self._project(phasor, magnitude), hop)
+                phase = torch.cat([phase, new_phase], 1)
+            signal = inverse_stft(log_magnitude, self._project(log_magnitude, phase), hop, self.by_reference)
             start = first * patch - kept
             signal = signal[:, start * hop : (end * patch - kept) * hop]
             yield left_right(signal.view(items, 2, -1))
             drop = max(end * patch - halo, 0) - kept
             if drop > 0:
-                log_magnitude, phasor, kept = log_magnitude[:, drop:], phasor[:, drop:], kept + drop
+                log_magnitude, phase, kept = log_magnitude[:, drop:], phase[:, drop:], kept + drop
 
     def decode_tiled(self, latents: Tensor, tile: int = 64, length: int | None = None) -> Tensor:
         """`decode_waveform` in tiles of `tile` latent frames: bounded memory, the same audio."""

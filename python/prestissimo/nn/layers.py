@@ -19,7 +19,8 @@ __all__ = ["CONDITIONS", "Kernels", "ScalarEmbedding", "SwiGLU", "linear_in"]
 class Kernels(nn.Module):
     """A network whose ops may run through their plain-PyTorch references.
 
-    kernels: "auto" calls `prestissimo.ops`, "reference" the references; may be changed at any time.
+    kernels: "auto" calls `prestissimo.ops`, "reference" the references; may be changed at any time, for the
+    networks inside this one too.
     """
 
     def __init__(self, kernels: str = "auto") -> None:
@@ -35,6 +36,14 @@ class Kernels(nn.Module):
         if value not in ("auto", "reference"):
             raise ValueError(f'kernels must be "auto" or "reference", got {value!r}')
         self._kernels = value
+        for child in self.children():
+            if isinstance(child, Kernels):
+                child.kernels = value
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the references are called, or would run in any case because the compiled module is missing."""
+        return self._kernels == "reference" or not ops.compiled()
 
     @property
     def adaln_modulate(self) -> Callable[..., Tensor]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prestissimo.nn.layers import Kernels
 from prestissimo.nn.stft import MelConfig, mel_centres, mel_filters, stft
-from prestissimo.ops import adaln_modulate
 
 __all__ = ["MagNet", "MagNetConfig", "noise_texture"]
 
@@ -62,13 +63,13 @@ class MagNetBlock(nn.Module):
         self.contract = nn.Linear(expansion * width, width)
         self.gain = nn.Parameter(torch.full((width,), 0.3))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, adaln_modulate: Callable[..., Tensor]) -> Tensor:
         h = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         h = adaln_modulate(h.to(x.dtype).contiguous(), weight=self.norm_weight, bias=self.norm_bias)
         return x + self.gain * self.contract(F.gelu(self.expand(h), approximate="tanh"))
 
 
-class MagNet(nn.Module):
+class MagNet(Kernels):
     """log|X| = (mel - log area) interpolated + residual(mel), and the spread of log|X| about it.
 
     The trunk sees `fold` frames as one token, so it is local in time: an output frame depends on
@@ -79,8 +80,8 @@ class MagNet(nn.Module):
     log_area: Tensor
     spread_interpolate: Tensor
 
-    def __init__(self, config: MagNetConfig, mel: MelConfig) -> None:
-        super().__init__()
+    def __init__(self, config: MagNetConfig, mel: MelConfig, kernels: str = "auto") -> None:
+        super().__init__(kernels)
         self.config, self.mel = config, mel
         width, fold = config.width, config.fold
         self.embed = nn.Linear(2 * mel.n_mels * fold, width)
@@ -127,8 +128,8 @@ class MagNet(nn.Module):
             log_mel.dtype
         )  # under autocast the residual stream stays as it came
         for block in self.blocks:
-            h = block(h)
-        h = adaln_modulate(h.contiguous(), weight=self.norm_weight, bias=self.norm_bias)
+            h = block(h, self.adaln_modulate)
+        h = self.adaln_modulate(h.contiguous(), weight=self.norm_weight, bias=self.norm_bias)
 
         def unfold(values: Tensor) -> Tensor:  # (B, F / fold, fold * 2 * K) to (B, 2, F, K)
             return values.view(items, frames, 2, -1).transpose(1, 2).to(log_mel.dtype)
