@@ -69,7 +69,9 @@ def test_op(benchmark: Any, case: OpCase, size: str, shape: Shape, dtype: torch.
         with torch.inference_mode(), ops.strict_kernels():
             arguments = case.make(shape, dtype, torch.Generator().manual_seed(0))
             verify(case, arguments)
-            compiled = torch.compile(lambda: case.reference(**arguments))
+            reference = lambda: case.reference(**arguments)  # noqa: E731
+            eager = case.baseline(arguments) if case.baseline else reference
+            compiled = torch.compile(eager)
             item = torch.empty(0, dtype=dtype).element_size()
             # a copy that reads and writes, together, what the op must read and write, and allocates its result as
             # the op does: above 32 MB malloc maps fresh pages, whose faults cost ten times the copy (3.4 GB/s here)
@@ -77,7 +79,7 @@ def test_op(benchmark: Any, case: OpCase, size: str, shape: Shape, dtype: torch.
             times = interleave(
                 {
                     "prestissimo": lambda: case.op(**arguments),
-                    "eager": lambda: case.reference(**arguments),
+                    "eager": eager,
                     "compile": compiled,
                     "copy": lambda: source.clone(),
                 }

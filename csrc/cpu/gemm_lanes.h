@@ -14,6 +14,7 @@ struct FloatSums {
   using Register = __m512;
   static constexpr int lanes = 16;
   static Register zero() { return _mm512_setzero_ps(); }
+  static Register plus(Register a, Register b) { return _mm512_add_ps(a, b); }
   static Register load(const void* p) { return _mm512_loadu_ps(p); }
   static void store(void* p, Register v) { _mm512_storeu_ps(p, v); }
 };
@@ -22,6 +23,7 @@ struct IntSums {
   using Register = __m512i;
   static constexpr int lanes = 16;
   static Register zero() { return _mm512_setzero_si512(); }
+  static Register plus(Register a, Register b) { return _mm512_add_epi32(a, b); }
   static Register load(const void* p) { return _mm512_loadu_si512(p); }
   static void store(void* p, Register v) { _mm512_storeu_si512(p, v); }
 };
@@ -84,6 +86,7 @@ struct FloatSums {
   using Register = __m256;
   static constexpr int lanes = 8;
   static Register zero() { return _mm256_setzero_ps(); }
+  static Register plus(Register a, Register b) { return _mm256_add_ps(a, b); }
   static Register load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
   static void store(void* p, Register v) { _mm256_storeu_ps(static_cast<float*>(p), v); }
 };
@@ -92,6 +95,7 @@ struct IntSums {
   using Register = __m256i;
   static constexpr int lanes = 8;
   static Register zero() { return _mm256_setzero_si256(); }
+  static Register plus(Register a, Register b) { return _mm256_add_epi32(a, b); }
   static Register load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static void store(void* p, Register v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 };
@@ -142,6 +146,10 @@ struct ArraySums {
   using Register = Lanes<T>;
   static constexpr int lanes = 16;
   static Register zero() { return {}; }
+  static Register plus(Register a, const Register& b) {
+    for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
+    return a;
+  }
   static Register load(const void* p) {
     Register r;
     memcpy(&r, p, sizeof r);

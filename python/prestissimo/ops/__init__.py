@@ -8,7 +8,7 @@ from .ctm_map import ctm_map
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .inverse_stft import inverse_stft
-from .linear import linear
+from .linear import linear, linear_error
 from .pack_linear import PackedWeight, pack_linear
 from .peak_phase import peak_phase
 from .philox_gumbel import philox_gumbel
@@ -32,6 +32,7 @@ __all__ = [
     "edm_precondition",
     "inverse_stft",
     "linear",
+    "linear_error",
     "pack_conv1d",
     "pack_conv_transpose1d",
     "pack_linear",

@@ -54,6 +54,20 @@ def linear(
     return _op(x, data, bias, down, up, lora_scale, packing, N)
 
 
+def linear_error(x: Tensor, weight: Tensor, packed: PackedWeight) -> float:
+    """Root mean square of linear(x, packed) - x weightᵀ over that of x weightᵀ in float64: what packing costs a layer.
+
+    >>> import torch
+    >>> from prestissimo.ops import pack_linear
+    >>> x, weight = torch.eye(8), torch.linspace(-1, 1, 128).reshape(16, 8)
+    >>> [f"{linear_error(x, weight, pack_linear(weight, d)):.0e}" for d in ("float32", "bfloat16", "int8")]
+    ['0e+00', '1e-03', '2e-03']
+    """
+    exact = x.double() @ weight.double().T
+    error = linear(x, packed).double() - exact
+    return float(error.square().mean().sqrt() / exact.square().mean().sqrt())
+
+
 def straight_through(value: Tensor, through: Tensor) -> Tensor:
     """`value`, with the gradient of `through`."""
     import torch

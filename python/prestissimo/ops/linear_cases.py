@@ -15,10 +15,11 @@ from .pack_linear import STEP, PackedWeight, pack_linear, packed_bytes
 from .pack_linear import reference as pack_linear_reference
 
 _RANK = 3
-# One and several panels of rows (4, 6, 14) and columns (32, half of it), whole and ragged lines (16, 32, 64 values)
+# One and several panels of rows (4, 6, 14) and columns (32, half of it), whole and ragged lines (16, 32, 64 values),
+# sums of more than one block (256, 512, 1024 values)
 _SMALL: tuple[Shape, ...] = (
     (5, 33, 64), (1, 1, 1), (3, 7, 2), (2, 8, 5), (14, 16, 16), (15, 17, 31), (29, 32, 33), (4, 65, 130), (13, 31, 63),
-    (6, 48, 65), (43, 97, 129), (0, 4, 16), (2, 0, 16), (2, 5, 0), (70, 40, 24),
+    (6, 48, 65), (43, 97, 129), (3, 18, 2090), (0, 4, 16), (2, 0, 16), (2, 5, 0), (70, 40, 24),
 )  # fmt: skip
 _GRADIENT_SMALL = tuple(s for s in _SMALL if min(s))
 # models.md 6.1: feed-forward in and out, attention's projections
@@ -55,6 +56,12 @@ def _overload_arguments(a: Arguments) -> tuple[Any, ...]:
     if isinstance(w, PackedWeight):
         return (a["x"], w.data, *rest, w.dtype, w.out_features)
     return (a["x"], w, *rest, "", w.shape[0])
+
+
+def _baseline(a: Arguments) -> Callable[[], Any]:
+    x = a["x"]
+    weight = a["weight"].unpack(x.dtype)
+    return lambda: linear_reference(**{**a, "weight": weight})
 
 
 def _other_features(a: Arguments) -> Arguments:
@@ -103,6 +110,7 @@ def _linear_case(
         gradient_small=_GRADIENT_SMALL,
         smooth=packing in ("", "float32"),
         overload_arguments=_overload_arguments,
+        baseline=_baseline if packing else None,
         bad=tuple(bad),
         real=real or {},
         bytes_moved=lambda s, item: (

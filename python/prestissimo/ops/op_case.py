@@ -20,13 +20,14 @@ class OpCase:
 
     make(shape, dtype, generator): the arguments by name, tensors with a mean away from zero and a few outliers;
     gradients: names of the differentiable ones, tried on gradient_small; not_finite: those tried with NaN and
-    infinities, the differentiable ones where absent; smooth: whether small differences of the
-    reference in float64 are its derivative, which rounding inside and straight-through are not; distance(**arguments):
-    for outputs that jump, how far each element lies from its jump (docs/numerics.md); conditioned(arguments, result):
-    what of the result is well-conditioned and is held to the tolerance, the result itself where absent;
-    overload_arguments: those of torch.ops, from the named ones; bad: how to spoil good arguments, the error that this
-    must raise and the argument it must name; real: the sizes of models.md by name; bytes_moved: what the op must read
-    and write at least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
+    infinities, the differentiable ones where absent; smooth: whether small differences of the reference in float64 are
+    its derivative, which rounding inside and straight-through are not; distance(**arguments): for outputs that jump,
+    how far each element lies from its jump (docs/numerics.md); conditioned(arguments, result): what of the result is
+    well-conditioned and is held to the tolerance, the result itself where absent; overload_arguments: those of
+    torch.ops, from the named ones; baseline(arguments): what eager PyTorch would run in its place where that is not the
+    reference (weights in eager's own layout); bad: how to spoil good arguments, the error that this must raise and the
+    argument it must name; real: the sizes of models.md by name; bytes_moved: what the op must read and write at least;
+    eager_bytes: what the reference in eager PyTorch moves; flops likewise.
     """
 
     name: str
@@ -44,6 +45,7 @@ class OpCase:
     smooth: bool = True
     distance: Callable[..., Tensor] | None = None
     overload_arguments: Callable[[Arguments], tuple[Any, ...]] = lambda arguments: tuple(arguments.values())
+    baseline: Callable[[Arguments], Callable[[], Any]] | None = None
     bad: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = ()
     real: Mapping[str, Shape] = field(default_factory=dict)
     bytes_moved: Callable[[Shape, int], int] = lambda shape, item: 0
