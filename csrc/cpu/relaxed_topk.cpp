@@ -4,15 +4,11 @@
 // steps than scores) or the temperature is another, a row lives as logarithms.
 #include "../ops/relaxed_topk.h"
 
-#include "math.h"
-#include "topk_rows.h"
+#include "relaxed_topk_lanes.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
-// Weights begin with the largest at 1. While their sum is at least this, those that have underflowed are together
-// less than 2^-40 of it.
-constexpr float kLeast = 0x1p-70f;
 constexpr int64_t kGrainWork = 8192;  // element steps
 
 // One step of a row: 1 / sum; and the element whose p exceeds 1/2, if there is one: its 1 - p and its value (weight or
@@ -123,11 +119,12 @@ void logarithms_forward(const Row& r, float inverse_temperature) {
 void clear(float* x, int64_t n) { memset(x, 0, sizeof(float) * static_cast<size_t>(n)); }
 
 template <class T>
-bool forward_row(const RelaxedTopkArgs& args, const TopkRow& row, RowScratch& scratch) {
+bool forward_row(const RelaxedTopkArgs& args, const TopkRow& row) {
   const TopkRows& t = args.rows;
   const int64_t n = whole_vectors(row.length), steps = count_of(t, row.index);
-  float* room = scratch.floats(3 * n);
-  if (!room) return false;
+  const Scratch scratch(3 * n * kFloat);
+  if (!scratch.ready()) return false;
+  float* room = scratch.as<float>();
   const Row r{n, steps, room, room + n, room + 2 * n};
   load_scores<T>(t, row, r.a);
   clear(r.khot, n);
@@ -211,11 +208,12 @@ void logarithms_backward(const Row& r, const History& h, const float* g, float* 
 }
 
 template <class T>
-bool backward_row(const RelaxedTopkBackwardArgs& args, const TopkRow& row, RowScratch& scratch) {
+bool backward_row(const RelaxedTopkBackwardArgs& args, const TopkRow& row) {
   const TopkRows& t = args.rows;
   const int64_t n = whole_vectors(row.length), steps = count_of(t, row.index);
-  float* room = scratch.floats((steps + 3) * n);
-  if (!room) return false;
+  const Scratch scratch((steps + 3) * n * kFloat);
+  if (!scratch.ready()) return false;
+  float* room = scratch.as<float>();
   const Row r{n, steps, room, nullptr, nullptr};
   float *g = room + n, *d = room + 2 * n;
   History h;
@@ -243,15 +241,17 @@ int64_t grain(const TopkRows& t) { return kGrainWork / (t.k + 1) + 1; }
 
 void relaxed_topk(const RelaxedTopkArgs& a) {
   with_dtype(a.rows.dtype, [&](auto t) {
-    for_rows(a.rows, grain(a.rows),
-             [&](const TopkRow& row, RowScratch& scratch) { return forward_row<decltype(t)>(a, row, scratch); });
+    using T = decltype(t);
+    const auto row = [&](const TopkRow& r) { return forward_row<T>(a, r); };
+    for_rows(a.rows, grain(a.rows), [&](const LaneRows& g) { return forward_lanes<T>(a, g, row); }, row);
   });
 }
 
 void relaxed_topk_backward(const RelaxedTopkBackwardArgs& a) {
   with_dtype(a.rows.dtype, [&](auto t) {
-    for_rows(a.rows, grain(a.rows),
-             [&](const TopkRow& row, RowScratch& scratch) { return backward_row<decltype(t)>(a, row, scratch); });
+    using T = decltype(t);
+    const auto row = [&](const TopkRow& r) { return backward_row<T>(a, r); };
+    for_rows(a.rows, grain(a.rows), [&](const LaneRows& g) { return backward_lanes<T>(a, g, row); }, row);
   });
 }
 

@@ -3,36 +3,15 @@
 // that no loop over a row has a tail. Splitting over threads is by elements, since rows may differ in length.
 #pragma once
 #include "../ops/topk_rows.h"
-#include "parallel.h"
+#include "scratch.h"
 #include "vec.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 
+constexpr int64_t kFloat = sizeof(float);
 constexpr float kMinusInfinity = -__builtin_inff();
 
 inline int64_t whole_vectors(int64_t n) { return (n + Vec::lanes - 1) / Vec::lanes * Vec::lanes; }
-
-// Floats for one thread, grown as rows ask for them.
-class RowScratch {
- public:
-  RowScratch() = default;
-  ~RowScratch() { __builtin_free(data_); }
-  RowScratch(const RowScratch&) = delete;
-  RowScratch& operator=(const RowScratch&) = delete;
-  // Null where memory ran out.
-  float* floats(int64_t n) {
-    if (n <= size_) return aligned();
-    __builtin_free(data_);
-    data_ = __builtin_malloc(static_cast<size_t>(n) * sizeof(float) + 64);
-    size_ = data_ ? n : 0;
-    return data_ ? aligned() : nullptr;
-  }
-
- private:
-  float* aligned() const { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(data_) + 63) / 64 * 64); }
-  void* data_ = nullptr;
-  int64_t size_ = 0;
-};
 
 struct TopkRow {
   int64_t index, first, length;  // first: position in the outputs
@@ -61,19 +40,70 @@ inline int64_t first_row_at(const TopkRows& t, int64_t n) {
   return low;
 }
 
-// Calls body(row, scratch) for every row that is not empty; false from it means that memory ran out.
-template <class Body>
-void for_rows(const TopkRows& t, int64_t grain, const Body& body) {
+// Rows of at most kLaneRow scores go one to a lane, with others of about their length: a step of a row of three costs
+// nothing but latency where it has vectors to itself. Each result is its lane's alone, whatever rows lie beside it.
+constexpr int64_t kLaneRow = 32;
+struct LaneRows {
+  TopkRow rows[Vec::lanes];
+  int count = 0;
+  int64_t longest = 0;
+};
+
+// Calls lanes(rows) for rows up to kLaneRow and row(row) for longer ones; false from either means
+// that memory ran out. Empty rows are nobody's.
+template <class Lanes, class Row>
+void for_rows(const TopkRows& t, int64_t grain, const Lanes& lanes, const Row& row) {
   bool failed = false;
   parallel_for(t.size, grain, [&](int64_t begin, int64_t end) {
-    RowScratch scratch;
+    LaneRows waiting[6];  // of 1, 2, 3 to 4, 5 to 8, ... scores
+    bool good = true;
     const int64_t last = first_row_at(t, end);
     for (int64_t r = first_row_at(t, begin); r < last; ++r) {
-      const TopkRow row = row_of(t, r);
-      if (row.length > 0 && !body(row, scratch)) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+      const TopkRow one = row_of(t, r);
+      if (one.length == 0) continue;
+      if (one.length > kLaneRow) {
+        good = row(one) && good;
+        continue;
+      }
+      LaneRows& group = waiting[one.length == 1 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(one.length - 1))];
+      group.rows[group.count++] = one;
+      if (one.length > group.longest) group.longest = one.length;
+      if (group.count < Vec::lanes) continue;
+      good = lanes(group) && good;
+      group.count = 0;
+      group.longest = 0;
     }
+    for (LaneRows& group : waiting)
+      if (group.count) good = lanes(group) && good;
+    if (!good) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   if (failed) out_of_memory();
+}
+
+// Element j of the row in lane l at a[j * lanes + l], minus infinity behind short rows and in lanes without one.
+template <class T>
+void load_scores(const TopkRows& t, const LaneRows& g, float* a) {
+  constexpr int L = Vec::lanes;
+  for (int64_t j = 0; j < g.longest; ++j) store(a + j * L, broadcast(kMinusInfinity));
+  for (int l = 0; l < g.count; ++l) {
+    const TopkRow& row = g.rows[l];
+    const T* s = static_cast<const T*>(t.scores) + (t.offsets ? row.first : row.index * t.row_stride);
+    const float* noise = t.noise ? t.noise + row.first : nullptr;
+    for (int64_t j = 0; j < row.length; ++j) a[j * L + l] = widen(s[j]) + (noise ? noise[j] : 0.0f);
+  }
+}
+// Zeros behind short rows.
+template <class T>
+void load_rows(const T* x, const LaneRows& g, float* out) {
+  constexpr int L = Vec::lanes;
+  for (int64_t j = 0; j < g.longest; ++j) store(out + j * L, zero());
+  for (int l = 0; l < g.count; ++l)
+    for (int64_t j = 0; j < g.rows[l].length; ++j) out[j * L + l] = widen(x[g.rows[l].first + j]);
+}
+template <class T>
+void store_rows(T* out, const float* x, const LaneRows& g) {
+  for (int l = 0; l < g.count; ++l)
+    for (int64_t j = 0; j < g.rows[l].length; ++j) out[g.rows[l].first + j] = narrow<T>(x[j * Vec::lanes + l]);
 }
 
 // a = scores + noise, minus infinity up to a whole vector.
@@ -156,6 +186,42 @@ inline void select_highest(float* soft, const float* scores, int64_t length, int
     soft[best] = __builtin_inff();
   }
   for (int64_t i = 0; i < length; ++i) soft[i] = soft[i] > threshold ? 1.0f : 0.0f;
+}
+
+// The same in lanes; `soft` has 0 behind short rows. selected: of each lane. One round finds the next highest of all
+// lanes: taken ones are marked -1.
+inline void select_highest(float* soft, const float* scores, const LaneRows& g, const int64_t* selected) {
+  constexpr int L = Vec::lanes;
+  float wanted[L] = {}, length[L] = {};
+  int64_t rounds = 0;
+  for (int l = 0; l < g.count; ++l) {
+    const int64_t n = selected[l] < g.rows[l].length ? selected[l] : g.rows[l].length;
+    wanted[l] = static_cast<float>(n);
+    length[l] = static_cast<float>(g.rows[l].length);
+    if (n > rounds) rounds = n;
+  }
+  const Vec none = broadcast(-1.0f), many = load(wanted), ends = load(length);
+  for (int64_t round = 0; round < rounds; ++round) {
+    Vec best = none, best_score = none, at = none;
+    for (int64_t j = 0; j < g.longest; ++j) {
+      const Vec x = load(soft + j * L), score = load(scores + j * L), index = broadcast(static_cast<float>(j));
+      const Vec higher = select(less(best, x), broadcast(1.0f), zero());
+      const Vec equally = select(equal(best, x), select(less(best_score, score), broadcast(1.0f), zero()), zero());
+      const Mask better = less(zero(), select(less(index, ends), higher + equally, zero()));
+      best = select(better, x, best);
+      best_score = select(better, score, best_score);
+      at = select(better, index, at);
+    }
+    at = select(less(broadcast(static_cast<float>(round)), many), at, none);
+    for (int64_t j = 0; j < g.longest; ++j) {
+      const Vec x = load(soft + j * L);
+      store(soft + j * L, select(equal(at, broadcast(static_cast<float>(j))), none, x));
+    }
+  }
+  for (int64_t j = 0; j < g.longest; ++j) {
+    const Vec x = load(soft + j * L);
+    store(soft + j * L, select(equal(x, none), broadcast(1.0f), x * zero()));  // NaN stays
+  }
 }
 
 template <class Kernel>

@@ -10,33 +10,26 @@ namespace {
 constexpr const char* kForward = "relaxed_topk";
 constexpr const char* kBackward = "relaxed_topk_backward";
 
-void check_workspace(const char* op, const Array& workspace, const Array& scores, int64_t planes) {
-  const Checker check(op, "scores", scores);
-  check.dtype("workspace", workspace, DType::float32).same_device("workspace", workspace);
-  check.shape("workspace", workspace, {scores.device.type == DeviceType::cuda ? planes * scores.numel() : 0});
-}
-
 void relaxed_topk(Stream stream, const Array& scores, int64_t k, const Array* counts, const Array* offsets,
                   double temperature, int64_t hard, int64_t selected, const Array* slots, const Array* noise,
-                  const Array& workspace, const Array& out) {
+                  const Array* workspace, const Array& out) {
   const RelaxedTopkArgs a{checked_rows(kForward, scores, k, counts, offsets, temperature, hard != 0, selected, slots,
                                        noise, kMostRelaxedSteps),
-                          out.data, workspace.as<float>()};
+                          out.data, checked_workspace(kForward, workspace, scores, 2)};
   check_like_scores(kForward, "out", out, scores);
-  check_workspace(kForward, workspace, scores, 2);
   if (scores.numel() == 0) return;
   PRESTISSIMO_RUN(relaxed_topk, scores, a, stream);
 }
 
 void relaxed_topk_backward(Stream stream, const Array& dout, const Array& scores, int64_t k, const Array* counts,
-                           const Array* offsets, double temperature, const Array* noise, const Array& workspace,
+                           const Array* offsets, double temperature, const Array* noise, const Array* workspace,
                            const Array& dscores) {
-  const RelaxedTopkBackwardArgs a{
+  RelaxedTopkBackwardArgs a{
       checked_rows(kBackward, scores, k, counts, offsets, temperature, false, -1, nullptr, noise, kMostRelaxedSteps),
-      dout.data, dscores.data, workspace.as<float>()};
+      dout.data, dscores.data, nullptr};
+  a.workspace = checked_workspace(kBackward, workspace, scores, a.rows.k + 2);
   check_like_scores(kBackward, "dout", dout, scores);
   check_like_scores(kBackward, "dscores", dscores, scores);
-  check_workspace(kBackward, workspace, scores, a.rows.k + 2);
   if (scores.numel() == 0) return;
   PRESTISSIMO_RUN(relaxed_topk_backward, scores, a, stream);
 }

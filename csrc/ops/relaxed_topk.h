@@ -16,7 +16,7 @@ constexpr int64_t kMostRelaxedSteps = 64;
 constexpr float kRelaxedTiny = 1.17549435e-38f;
 
 // On the GPU `workspace` holds the state of every score between passes: a and khot in the forward, [2][size]; a, d and
-// p of every step in the backward, [k + 2][size]. Empty on the CPU.
+// p of every step in the backward, [k + 2][size]. Null on the CPU.
 struct RelaxedTopkArgs {
   TopkRows rows;
   void* out;

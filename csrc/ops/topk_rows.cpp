@@ -84,4 +84,13 @@ void check_like_scores(const char* op, const char* name, const Array& a, const A
   check.same_dtype(name, a).same_device(name, a).contiguous(name, a);
 }
 
+float* checked_workspace(const char* op, const Array* workspace, const Array& scores, int64_t planes) {
+  if (scores.device.type == DeviceType::cpu) return nullptr;
+  if (!workspace) fail(op, "workspace must be given on a GPU");
+  const Checker check(op, "scores", scores);
+  check.dtype("workspace", *workspace, DType::float32).same_device("workspace", *workspace);
+  check.shape("workspace", *workspace, {planes * scores.numel()});
+  return workspace->as<float>();
+}
+
 }  // namespace prestissimo

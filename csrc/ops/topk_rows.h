@@ -27,4 +27,7 @@ TopkRows checked_rows(const char* op, const Array& scores, int64_t k, const Arra
 // An output of these rows: contiguous, of their dtype and on their device.
 void check_like_scores(const char* op, const char* name, const Array& a, const Array& scores);
 
+// Floats for a GPU, `planes` for each score; null on the CPU, which needs none.
+float* checked_workspace(const char* op, const Array* workspace, const Array& scores, int64_t planes);
+
 }  // namespace prestissimo

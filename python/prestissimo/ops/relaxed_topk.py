@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .registration import Op, _core, empty_like, expect_shape, launch
-from .topk_rows import SCHEMA, DenseRows, check_rows, schema_arguments, workspace
+from .topk_rows import SCHEMA, DenseRows, check_rows, schema_arguments, shaped, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ def relaxed_topk(
     arguments = schema_arguments(
         "relaxed_topk", scores, k, offsets, temperature, hard, slots, seed, stream, MOST
     )
-    return _op(*arguments).reshape(scores.shape)
+    return shaped(_op(*arguments), scores)
 
 
 def reference(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .philox_gumbel import gumbel
 from .philox_normal import words
-from .registration import expect_shape, new_empty, torch
+from .registration import expect_shape, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,12 @@ class DenseRows:
 
 
 def workspace(like: Any, planes: int) -> Any:
-    """Floats that GPU kernels keep between passes; nothing on the CPU."""
-    size = math.prod(like.shape)
-    on_gpu = torch is not None and isinstance(like, torch.Tensor) and like.device.type == "cuda"
-    return new_empty(like, (planes * size if on_gpu else 0,), "float32")
+    """Floats that GPU kernels keep between passes; None on the CPU."""
+    if torch is not None and isinstance(like, torch.Tensor) and like.device.type == "cuda":
+        return like.new_empty((planes * like.numel(),), dtype=torch.float32)
+    return None
+
+
+def shaped(y: Any, scores: Any) -> Any:
+    """`y` with the shape of the scores as they were given."""
+    return y if y.shape == scores.shape else y.reshape(scores.shape)
