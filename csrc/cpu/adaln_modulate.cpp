@@ -2,16 +2,11 @@
 #include "../ops/adaln_modulate.h"
 
 #include "parallel.h"
-#include "vec.h"
+#include "rows.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
-// One thread's share should outweigh the start of a parallel region, a few microseconds.
-constexpr int64_t kGrainElements = 16384;
-// Outputs larger than this go past the caches: a normal store first reads the line it is about to overwrite, a third of
-// all traffic (two thirds of a copy's speed instead of all of it, measured on Zen 4 at 25 MB and above).
-constexpr int64_t kStreamBytes = 12 << 20;
 // malloc maps blocks above 32 MB anew for every call, smaller ones at times, so the first store into each page of such
 // an output faults, and the clearing of the page evicts the row at work from L1. A byte of each page of the next 128 kB
 // is written first: 24 ms for 50 MB in place of 33, as long as memcpy's. Of pages that exist it fetches the
@@ -45,15 +40,6 @@ Statistics statistics(const T* x, int64_t n, float eps, Norm norm) {
   return from_squares(mean, squared_deviation(x, n, mean), n, eps);
 }
 
-template <class T>
-const T* row(const RowView& v, int64_t b, int64_t t) {
-  return static_cast<const T*>(v.data) + b * v.batch_stride + t * v.time_stride;
-}
-template <class T>
-T* row(const RowOutput& v, int64_t b, int64_t t) {
-  return static_cast<T*>(v.data) + b * v.batch_stride + t * v.time_stride;
-}
-
 // The vectors that one row meets; null where an argument is absent.
 template <class T>
 struct Modulation {
@@ -71,27 +57,6 @@ struct Modulation {
     return bias ? n + load(bias + i, k) : n;
   }
   Vec gain(int64_t i, int k) const { return broadcast(1.0f) + load(scale + i, k); }
-};
-
-// Four rows of floats for one thread: on its stack up to 4096 channels.
-class Scratch {
- public:
-  explicit Scratch(int64_t channels)
-      : stride_((channels + 15) / 16 * 16),
-        heap_(stride_ > kInline
-                  ? static_cast<float*>(__builtin_malloc(kRows * sizeof(float) * static_cast<size_t>(stride_)))
-                  : nullptr) {}
-  ~Scratch() { __builtin_free(heap_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  bool ready() const { return stride_ <= kInline || heap_; }
-  float* row(int i) { return (heap_ ? heap_ : inline_) + i * stride_; }
-
- private:
-  static constexpr int64_t kInline = 4096, kRows = 4;
-  int64_t stride_;
-  float* heap_;
-  alignas(64) float inline_[kRows * kInline];
 };
 
 // Almost every variant is y = n * gain + offset with gain = weight * (1 + scale) and offset = shift or bias, made once
@@ -211,7 +176,7 @@ void touch_pages(T* y, int64_t C) {
 // False where memory ran out: no exception may leave a parallel region.
 template <bool kLayer, bool kPastCache, class T>
 bool forward_rows(const AdalnModulateArgs& a, int64_t begin, int64_t end) {
-  Scratch scratch(a.channels);
+  Scratch<4> scratch(a.channels);
   if (!scratch.ready()) return false;
   const Folded by{scratch.row(0), scratch.row(1), scratch.row(2), scratch.row(3)};
   const int64_t C = a.channels;
@@ -245,15 +210,11 @@ bool forward_rows(const AdalnModulateArgs& a, int64_t begin, int64_t end) {
 template <class T>
 void forward(const AdalnModulateArgs& a) {
   const int64_t rows = a.batch * a.time, C = a.channels;
-  // Streaming stores need every vector of y aligned to its own size, which is at most a cache line.
-  constexpr uintptr_t line = 64;
-  const bool aligned = reinterpret_cast<uintptr_t>(a.y.data) % line == 0 && a.y.batch_stride * sizeof(T) % line == 0 &&
-                       a.y.time_stride * sizeof(T) % line == 0;
-  const bool past_cache = Vec::lanes > 1 && aligned && rows * C * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+  const bool streamed = past_cache<T>(a.y, rows, C);
   bool failed = false;
   parallel_for(rows, kGrainElements / (C + 1) + 1, [&](int64_t begin, int64_t end) {
-    const auto layer = past_cache ? forward_rows<true, true, T> : forward_rows<true, false, T>;
-    const auto rms = past_cache ? forward_rows<false, true, T> : forward_rows<false, false, T>;
+    const auto layer = streamed ? forward_rows<true, true, T> : forward_rows<true, false, T>;
+    const auto rms = streamed ? forward_rows<false, true, T> : forward_rows<false, false, T>;
     if (!(a.norm == Norm::layer ? layer : rms)(a, begin, end)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   if (failed) out_of_memory();
@@ -315,21 +276,10 @@ void backward_row(const AdalnModulateBackwardArgs& a, int64_t b, int64_t t, cons
   for_lanes(C, [&](int64_t i) { input_gradient(i, Vec::lanes); }, input_gradient);
 }
 
-// out[c] = sum over rows j of partial[j][c], in the order of j.
-template <class T>
-void add_rows(const float* partial, int64_t rows, int64_t C, T* out) {
-  const auto column = [&](int64_t i, int k) {
-    Vec v = zero();
-    for (int64_t j = 0; j < rows; ++j) v = v + load(partial + j * C + i, k);
-    store(out + i, v, k);
-  };
-  for_lanes(C, [&](int64_t i) { column(i, Vec::lanes); }, column);
-}
-
 template <class T>
 void backward(const AdalnModulateBackwardArgs& a) {
   const AdalnModulateArgs& f = a.forward;
-  const int64_t C = f.channels, blocks = (f.time + kTimeBlock - 1) / kTimeBlock, plane = f.batch * blocks * C;
+  const int64_t C = f.channels, blocks = time_blocks(f.time), plane = f.batch * blocks * C;
   const AdalnModulateSums index = partial_sums(a);
   const auto sum_row = [&](int which, int64_t item) {
     return which < 0 ? nullptr : a.partial + which * plane + item * C;
@@ -356,19 +306,11 @@ void backward(const AdalnModulateBackwardArgs& a) {
 }  // namespace
 
 void adaln_modulate(const AdalnModulateArgs& a) {
-  switch (a.dtype) {
-    case DType::bfloat16: return forward<bfloat16>(a);
-    case DType::float16: return forward<float16>(a);
-    default: return forward<float>(a);
-  }
+  with_type(a.dtype, [&](auto t) { forward<decltype(t)>(a); });
 }
 
 void adaln_modulate_backward(const AdalnModulateBackwardArgs& a) {
-  switch (a.forward.dtype) {
-    case DType::bfloat16: return backward<bfloat16>(a);
-    case DType::float16: return backward<float16>(a);
-    default: return backward<float>(a);
-  }
+  with_type(a.forward.dtype, [&](auto t) { backward<decltype(t)>(a); });
 }
 
 }  // namespace prestissimo::cpu::PRESTISSIMO_ISA

@@ -5,8 +5,6 @@
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 
-inline Vec absolute(Vec x) { return max(x, zero() - x); }
-
 // x = q pi/2 + r with |r| <= pi/4, pi/2 in three parts of which q times the first two is exact for |q| < 2^13.
 // Polynomials on the quarter are Cephes'. NaN and infinities give NaN.
 inline void sin_cos(Vec x, Vec& sine, Vec& cosine) {
@@ -19,7 +17,7 @@ inline void sin_cos(Vec x, Vec& sine, Vec& cosine) {
                     r2 * r2, fma(r2, broadcast(-0.5f), broadcast(1.0f)));
   // q mod 4 in -2 ... 2 by what rounding q/4 leaves: odd quarters exchange sine and cosine
   const Vec m = fnma(round(q * broadcast(0.25f)), broadcast(4.0f), q);
-  const Vec size = absolute(m);
+  const Vec size = magnitude(m);
   const Mask odd = equal(size, broadcast(1.0f)), half = equal(size, broadcast(2.0f));
   const Vec one = broadcast(1.0f), minus_one = broadcast(-1.0f);
   sine = select(odd, c * m, select(half, zero() - s, s));
@@ -28,7 +26,7 @@ inline void sin_cos(Vec x, Vec& sine, Vec& cosine) {
 
 // In [-pi, pi]; angle(0, 0) is 0. atan t = t + t^3 P(t^2) for t in [0, 1], P fitted to the least relative error.
 inline Vec angle(Vec re, Vec im) {
-  const Vec x = absolute(re), y = absolute(im), large = max(x, y), small = min(x, y);
+  const Vec x = magnitude(re), y = magnitude(im), large = max(x, y), small = min(x, y);
   const Vec t = small / max(broadcast(1e-37f), large), t2 = t * t;
   const Vec p =
       horner(t2, broadcast(0.002849888987839222f), -0.016068626195192337f, 0.042691513895988464f, -0.07504294067621231f,

@@ -3,15 +3,13 @@
 #pragma once
 #include "../ops/samples.h"
 #include "parallel.h"
-#include "vec.h"
+#include "storage.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 
 // A thread takes this many elements of one sample at a time, and at least kGrainChunks times as many in all: less would
 // not pay for the start of a parallel region.
 constexpr int64_t kChunk = 4096, kGrainChunks = 4;
-// Outputs larger than this go past the caches; adaln_modulate.cpp says why.
-constexpr int64_t kStreamBytes = 12 << 20;
 
 template <class T>
 const T* sample(const Samples& v, int64_t b) {
@@ -48,15 +46,6 @@ void put(T* y, Vec v, bool past) {
     stream(y, v);
   else
     store(y, v);
-}
-
-template <class F>
-void with_type(DType dtype, const F& f) {
-  switch (dtype) {
-    case DType::bfloat16: return f(bfloat16{});
-    case DType::float16: return f(float16{});
-    default: return f(float{});
-  }
 }
 
 }  // namespace prestissimo::cpu::PRESTISSIMO_ISA

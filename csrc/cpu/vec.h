@@ -69,7 +69,8 @@ constexpr int32_t kSqrtHalfBits = 0x3f3504f3;  // of the float next to sqrt(1/2)
 }
 
 // Beyond arithmetic every ISA offers: max and min, which give b where a or b is NaN; less and equal, false for NaN;
-// select(mask, yes, no); bits(mask), lane 0 lowest; round to nearest even; scale_by_power_of_two(a, n), n whole;
+// select(mask, yes, no); bits(mask), lane 0 lowest; magnitude(a); with_sign(magnitude, sign); reciprocal(a) of a in
+// [1, 2^126] within a unit; round to nearest even; scale_by_power_of_two(a, n), n whole;
 // rsqrt(a) of normal a > 0 within 2^-21;
 // split(x) for normal x > 0: x = fraction 2^exponent, fraction in [sqrt(1/2), sqrt(2)); sum and max_lane over the
 // lanes.

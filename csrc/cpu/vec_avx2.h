@@ -108,6 +108,14 @@ inline Vec rsqrt(Vec a) {
 }
 inline Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
+inline Vec magnitude(Vec a) { return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)))}; }
+inline Vec with_sign(Vec magnitude, Vec sign) {
+  const __m256 bit = _mm256_castsi256_ps(_mm256_set1_epi32(INT32_MIN));
+  return {_mm256_or_ps(_mm256_andnot_ps(bit, magnitude.v), _mm256_and_ps(bit, sign.v))};
+}
+// The 12 bits of rcpps and a step of Newton would leave 2 units of error, and other bits on another maker's processor.
+inline Vec reciprocal(Vec a) { return {_mm256_div_ps(_mm256_set1_ps(1.0f), a.v)}; }
+
 struct Mask {
   __m256 m;
 };

@@ -49,6 +49,10 @@ inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
 inline Vec rsqrt(Vec a) { return {1.0f / __builtin_sqrtf(a.v)}; }
 inline Vec round(Vec a) { return {__builtin_rintf(a.v)}; }
 
+inline Vec magnitude(Vec a) { return {__builtin_fabsf(a.v)}; }
+inline Vec with_sign(Vec magnitude, Vec sign) { return {__builtin_copysignf(magnitude.v, sign.v)}; }
+inline Vec reciprocal(Vec a) { return {1.0f / a.v}; }
+
 using Mask = bool;
 inline Mask less(Vec a, Vec b) { return a.v < b.v; }
 inline Mask equal(Vec a, Vec b) { return a.v == b.v; }

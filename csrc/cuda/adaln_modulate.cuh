@@ -3,116 +3,11 @@
 // vectors reach and read the rest of a longer row again in each pass. Sums over time for the per-sample and per-channel
 // gradients go through `partial` in fixed blocks of kTimeBlock rows, and are added in a fixed order.
 #pragma once
-#include <type_traits>
-
 #include "adaln_modulate_plan.h"
-#include "reduce.cuh"
-#include "vec.cuh"
+#include "column_sums.cuh"
+#include "normalise.cuh"
 
 namespace prestissimo::cuda {
-
-// ---- what the kernels share
-
-template <class T, class View>
-PRESTISSIMO_DEVICE auto row_of(const View& v, int64_t b, int64_t t) {
-  if constexpr (std::is_same_v<View, RowView>)
-    return static_cast<const T*>(v.data) + b * v.batch_stride + t * v.time_stride;
-  else
-    return static_cast<T*>(v.data) + b * v.batch_stride + t * v.time_stride;
-}
-
-// Calls f(k, c) for every vector of V channels that this thread owns: k < K where its lanes are held in registers.
-template <int V, int K, class F>
-PRESTISSIMO_DEVICE void for_owned(int channels, F f) {
-  const int first = threadIdx.x * V, step = blockDim.x * V;
-#pragma unroll
-  for (int k = 0; k < K; ++k)
-    if (first + k * step < channels) f(k, first + k * step);
-  for (int c = first + K * step; c < channels; c += step) f(K, c);
-}
-
-template <class T, int V, int K>
-struct HeldRow {
-  const T* row;
-  float held[K][V];
-
-  PRESTISSIMO_DEVICE HeldRow(const T* row_, int channels) : row(row_) {
-    for_owned<V, K>(channels, [&](int k, int c) {
-      if (k < K) load(row + c, held[k]);
-    });
-  }
-  PRESTISSIMO_DEVICE void lanes(int k, int c, float (&v)[V]) const {
-    if (k < K) {
-#pragma unroll
-      for (int i = 0; i < V; ++i) v[i] = held[k][i];
-    } else {
-      load(row + c, v);
-    }
-  }
-};
-
-// The mean is `mean + rest`: its rounding would otherwise be the largest error of a row that lies far from zero.
-struct Statistics {
-  float mean, rest, rstd;
-
-  PRESTISSIMO_DEVICE float normalise(float x) const { return ((x - mean) - rest) * rstd; }
-};
-
-// Two passes, mean first: no cancellation however far the mean lies from zero. `scratch` has 3 * kMaxWarps floats.
-template <class T, int V, int K>
-PRESTISSIMO_DEVICE Statistics statistics(const HeldRow<T, V, K>& x, int channels, Norm norm, float eps,
-                                         float* scratch) {
-  float mean[1] = {0.0f}, moments[2] = {0.0f, 0.0f};  // squares and sum of what the mean leaves
-  const bool centred = norm == Norm::layer;
-  if (centred) {
-    for_owned<V, K>(channels, [&](int k, int c) {
-      float v[V];
-      x.lanes(k, c, v);
-#pragma unroll
-      for (int i = 0; i < V; ++i) mean[0] += v[i];
-    });
-    block_sum(mean, scratch);
-    mean[0] /= channels;
-  }
-  for_owned<V, K>(channels, [&](int k, int c) {
-    float v[V];
-    x.lanes(k, c, v);
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float d = v[i] - mean[0];
-      moments[0] += d * d;
-      moments[1] += d;
-    }
-  });
-  block_sum(moments, scratch + kMaxWarps);
-  const float rest = centred ? moments[1] / channels : 0.0f;
-  const float variance = fmaxf(moments[0] / channels - rest * rest, 0.0f);
-  // not rsqrtf: once a row its approximation would cost accuracy, not save time
-  return {mean[0], rest, 1.0f / sqrtf(variance + eps)};
-}
-
-template <int V, class T>
-PRESTISSIMO_DEVICE void multiply(float (&v)[V], const T* p, int c, float plus) {
-  if (!p) return;
-  float w[V];
-  load(p + c, w);
-#pragma unroll
-  for (int i = 0; i < V; ++i) v[i] *= plus + w[i];
-}
-template <int V, class T>
-PRESTISSIMO_DEVICE void add(float (&v)[V], const T* p, int c) {
-  if (!p) return;
-  float w[V];
-  load(p + c, w);
-#pragma unroll
-  for (int i = 0; i < V; ++i) v[i] += w[i];
-}
-
-// A null RowView stays null whatever the row.
-template <class T>
-PRESTISSIMO_DEVICE const T* optional_row(const RowView& v, int64_t b, int64_t t) {
-  return v.data ? row_of<T>(v, b, t) : nullptr;
-}
 
 // ---- forward
 
@@ -206,48 +101,19 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_rows(const AdalnModulateBackward
 
 // ---- backward: sums over time
 
-// A row of shared memory for the V channels of each of 32 lanes: planes of up to 4 channels, so that neighbouring lanes
-// store neighbouring 16 bytes, the planes 16 floats off each other's banks, so that channels are read in order without
-// conflict.
-template <int V>
-struct LaneRow {
-  static constexpr int kChunk = V < 4 ? V : 4;
-  static constexpr int kPlane = kWarpSize * kChunk + (V > kChunk ? 16 : 0);
-  static constexpr int kFloats = kPlane * (V / kChunk);
-
-  static PRESTISSIMO_DEVICE int position(int lane, int i) { return i / kChunk * kPlane + lane * kChunk + i % kChunk; }
-  static PRESTISSIMO_DEVICE void put(float* row, int lane, const float (&v)[V]) {
-#pragma unroll
-    for (int i = 0; i < V; i += kChunk) {
-      float chunk[kChunk];
-#pragma unroll
-      for (int j = 0; j < kChunk; ++j) chunk[j] = v[i + j];
-      store(row + position(lane, i), chunk);
-    }
-  }
-};
-
-// One block adds kTimeBlock rows of one sample for 32 V channels. Group g takes rows g, g + 8, ...; then the groups are
-// added in order.
 template <class T, int V>
 PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackwardParameters& a) {
-  constexpr int kTile = kWarpSize * V;
-  using Row = LaneRow<V>;
-  SHARED_ARRAY(float, tile, (kColumnGroups * Row::kFloats));
+  SHARED_ARRAY(float, tile, (kColumnGroups * LaneRow<V>::kFloats));
   const AdalnModulateArgs& f = a.forward;
   const AdalnModulateSums& sums = a.sums;
   const int C = static_cast<int>(f.channels);
-  const uint32_t tiles = (C + kTile - 1) / kTile;
-  const uint32_t blocks = static_cast<uint32_t>(a.blocks);
-  const int64_t b = blockIdx.x / tiles / blocks, j = blockIdx.x / tiles % blocks;
-  const int first = static_cast<int>(blockIdx.x % tiles) * kTile;
-  const int lane = threadIdx.x % kWarpSize, group = threadIdx.x / kWarpSize;
-  const int c = first + lane * V;
+  const ColumnPlace<V> at(C, f.time);
+  const int64_t b = at.b;
+  const int c = at.c;
 
   float sum[4][V] = {};  // shift, scale, weight, bias
   if (c < C) {
-    const int64_t end = f.time < (j + 1) * kTimeBlock ? f.time : (j + 1) * kTimeBlock;
-    for (int64_t t = j * kTimeBlock + group; t < end; t += kColumnGroups) {
+    for (int64_t t = at.begin; t < at.end; t += kColumnGroups) {
       float n[V], d[V], g[V];
       load(row_of<T>(f.x, b, t) + c, n);
       load(row_of<T>(a.dy, b, t) + c, d);
@@ -274,17 +140,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackw
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if (where[k] < 0) continue;
-    Row::put(tile + group * Row::kFloats, lane, sum[k]);
-    __syncthreads();
-    const int column = threadIdx.x;
-    if (column < kTile && first + column < C) {
-      const int at = Row::position(column / V, column % V);
-      float total = 0.0f;
-#pragma unroll
-      for (int g = 0; g < kColumnGroups; ++g) total += tile[g * Row::kFloats + at];
-      a.partial[((where[k] * f.batch + b) * blocks + j) * C + first + column] = total;
-    }
-    __syncthreads();
+    add_groups(at, sum[k], tile, a.partial + ((where[k] * f.batch + b) * a.blocks + at.block) * C + at.first, C);
   }
 }
 
@@ -292,7 +148,7 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_columns(const AdalnModulateBackw
 // dbias.
 template <class T>
 PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackwardParameters& a) {
-  SHARED_ARRAY(float, tile, (kColumnGroups * kWarpSize));
+  SHARED_ARRAY(float, tile, kColumnThreads);
   const AdalnModulateArgs& f = a.forward;
   const AdalnModulateSums& sums = a.sums;
   const int C = static_cast<int>(f.channels);
@@ -319,31 +175,12 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackward
     out = static_cast<T*>(weight ? a.dweight : a.dbias);
     rows = f.batch * blocks;
   }
-  const int lane = threadIdx.x % kWarpSize, group = threadIdx.x / kWarpSize;
-  const int c = static_cast<int>(blockIdx.x % tiles) * kWarpSize + lane;
-  float total = 0.0f;
-  if (c < C)
-    for (int64_t r = group; r < rows; r += kColumnGroups)
-      total += a.partial[(which * f.batch * blocks + row + r) * C + c];
-  tile[group * kWarpSize + lane] = total;
-  __syncthreads();
-  if (group > 0 || c >= C) return;
-  total = 0.0f;
-#pragma unroll
-  for (int g = 0; g < kColumnGroups; ++g) total += tile[g * kWarpSize + lane];
-  out[c] = from_float<T>(total);
+  const int c = static_cast<int>(blockIdx.x % tiles) * kWarpSize + threadIdx.x % kWarpSize;
+  const float total = add_rows(a.partial + (which * f.batch * blocks + row) * C, rows, C, c, tile);
+  if (threadIdx.x < kWarpSize && c < C) out[c] = from_float<T>(total);
 }
 
 // ---- instances
-
-// Storage types by suffix, with the lanes of one access: M(suffix, T, V, ...).
-#define ADALN_MODULATE_VECTORS(M, ...) \
-  M(f32_x4, float, 4, __VA_ARGS__)     \
-  M(f32_x1, float, 1, __VA_ARGS__)     \
-  M(bf16_x8, bf16, 8, __VA_ARGS__)     \
-  M(bf16_x1, bf16, 1, __VA_ARGS__) M(f16_x8, f16, 8, __VA_ARGS__) M(f16_x1, f16, 1, __VA_ARGS__)
-#define ADALN_MODULATE_TYPES(M, ...) \
-  M(f32, float, 1, __VA_ARGS__) M(bf16, bf16, 1, __VA_ARGS__) M(f16, f16, 1, __VA_ARGS__)
 
 // One block a multiprocessor is enough to ask for: without it ptxas saves registers on sm_100 and sm_120 until it
 // spills.
@@ -365,16 +202,16 @@ PRESTISSIMO_DEVICE void adaln_modulate_backward_sums(const AdalnModulateBackward
       adaln_modulate_backward_sums_##suffix(const __grid_constant__ AdalnModulateBackwardParameters a) { \
     adaln_modulate_backward_sums<T>(a);                                                                  \
   }
-ADALN_MODULATE_VECTORS(ADALN_MODULATE_ROWS)
-ADALN_MODULATE_TYPES(ADALN_MODULATE_SUMS)
+FOR_VECTORS(ADALN_MODULATE_ROWS)
+FOR_TYPES(ADALN_MODULATE_SUMS)
 
 // Every kernel by name, in the order of adaln_modulate_kernel(); every plan by op.
 #define ADALN_MODULATE_NAME(suffix, T, V, X, phase) X(phase##_##suffix)
-#define ADALN_MODULATE_KERNELS(X)                                                 \
-  ADALN_MODULATE_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_rows)             \
-  ADALN_MODULATE_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_backward_rows)    \
-  ADALN_MODULATE_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_backward_columns) \
-  ADALN_MODULATE_TYPES(ADALN_MODULATE_NAME, X, adaln_modulate_backward_sums)
+#define ADALN_MODULATE_KERNELS(X)                                      \
+  FOR_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_rows)             \
+  FOR_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_backward_rows)    \
+  FOR_VECTORS(ADALN_MODULATE_NAME, X, adaln_modulate_backward_columns) \
+  FOR_TYPES(ADALN_MODULATE_NAME, X, adaln_modulate_backward_sums)
 #define ADALN_MODULATE_PLANS(X) \
   X(adaln_modulate, AdalnModulateArgs) X(adaln_modulate_backward, AdalnModulateBackwardArgs)
 

@@ -5,6 +5,7 @@
 
 #include "../ops/adaln_modulate.h"
 #include "launch.h"
+#include "rows.h"
 
 namespace prestissimo::cuda {
 
@@ -15,28 +16,21 @@ enum AdalnModulatePhase : int { kForwardRows, kBackwardRows, kBackwardColumns, k
 template <int V>
 constexpr int kHeld = V == 1 ? 4 : 2;  // vectors of a row that a thread holds
 constexpr int kRowThreads = 512;       // at most
-constexpr int kColumnGroups = 8;       // threads that share a column, each taking every 8th row
-constexpr int kColumnThreads = kWarpSize * kColumnGroups;
 
 inline int adaln_modulate_kernel(AdalnModulatePhase phase, DType dtype, bool vectorised) {
-  const int type = dtype == DType::float32 ? 0 : dtype == DType::bfloat16 ? 1 : 2;
-  return phase == kBackwardSums ? phase * 6 + type : phase * 6 + type * 2 + (vectorised ? 0 : 1);
-}
-
-inline bool aligned_rows(const void* data, int64_t batch_stride, int64_t time_stride, int64_t lanes) {
-  return aligned_16(data) && batch_stride % lanes == 0 && time_stride % lanes == 0;
+  return phase == kBackwardSums ? phase * 6 + type_index(dtype) : phase * 6 + vector_index(dtype, vectorised);
 }
 
 // Whether every access may move 16 bytes.
 inline bool vectorised(const AdalnModulateArgs& a) {
   const int64_t n = 16 / item_size(a.dtype);
-  const auto rows = [n](const auto& v) { return aligned_rows(v.data, v.batch_stride, v.time_stride, n); };
+  const auto rows = [n](const auto& v) { return aligned_rows(v, n); };
   return a.channels % n == 0 && rows(a.x) && rows(a.shift) && rows(a.scale) && rows(a.y) && aligned_16(a.weight) &&
          aligned_16(a.bias);
 }
 inline bool vectorised(const AdalnModulateBackwardArgs& a) {
   const int64_t n = 16 / item_size(a.forward.dtype);
-  const auto rows = [n](const auto& v) { return aligned_rows(v.data, v.batch_stride, v.time_stride, n); };
+  const auto rows = [n](const auto& v) { return aligned_rows(v, n); };
   return vectorised(a.forward) && rows(a.dy) && rows(a.dx) && rows(a.dshift) && rows(a.dscale);
 }
 
@@ -46,12 +40,9 @@ inline uint32_t row_threads(const AdalnModulateArgs& a, bool vectors) {
   return static_cast<uint32_t>(std::clamp<int64_t>(warps * kWarpSize, kWarpSize, kRowThreads));
 }
 
-// Channel offsets are 32-bit with room for one step past the end.
-constexpr int64_t kMostChannels = int64_t{1} << 30;
-
 inline LaunchPlan plan(const AdalnModulateArgs& a) {
   const char* op = "adaln_modulate";
-  if (a.channels > kMostChannels) fail(op, "x has " + std::to_string(a.channels) + " channels, more than 2^30");
+  check_channels(op, a.channels);
   const bool vectors = vectorised(a);
   LaunchPlan p;
   p.add(op, adaln_modulate_kernel(kForwardRows, a.dtype, vectors), a.batch * a.time, row_threads(a, vectors));
@@ -61,16 +52,15 @@ inline LaunchPlan plan(const AdalnModulateArgs& a) {
 inline LaunchPlan plan(const AdalnModulateBackwardArgs& a) {
   const char* op = "adaln_modulate_backward";
   const AdalnModulateArgs& f = a.forward;
-  if (f.channels > kMostChannels) fail(op, "x has " + std::to_string(f.channels) + " channels, more than 2^30");
+  check_channels(op, f.channels);
   const bool vectors = vectorised(a);
   const int64_t lanes = vectors ? 16 / item_size(f.dtype) : 1;
   LaunchPlan p;
   p.add(op, adaln_modulate_kernel(kBackwardRows, f.dtype, vectors), f.batch * f.time, row_threads(f, vectors));
   const AdalnModulateSums sums = partial_sums(a);
   if (sums.count == 0) return p;
-  const int64_t blocks = f.batch * ceil_div(f.time, kTimeBlock);
-  p.add(op, adaln_modulate_kernel(kBackwardColumns, f.dtype, vectors), ceil_div(f.channels, kWarpSize * lanes) * blocks,
-        kColumnThreads);
+  p.add(op, adaln_modulate_kernel(kBackwardColumns, f.dtype, vectors),
+        ceil_div(f.channels, kWarpSize * lanes) * f.batch * time_blocks(f.time), kColumnThreads);
   const int64_t outputs = f.batch * ((sums.shift >= 0) + (sums.scale >= 0)) + (sums.weight >= 0) + (sums.bias >= 0);
   p.add(op, adaln_modulate_kernel(kBackwardSums, f.dtype, true), ceil_div(f.channels, kWarpSize) * outputs,
         kColumnThreads);
@@ -86,7 +76,7 @@ struct AdalnModulateBackwardParameters : AdalnModulateBackwardArgs {
   float* statistics;  // [B][T][2]: mean and 1 / deviation of every row, behind the sums in `partial`; null without sums
 };
 inline AdalnModulateBackwardParameters parameters(const AdalnModulateBackwardArgs& a) {
-  AdalnModulateBackwardParameters p{a, partial_sums(a), ceil_div(a.forward.time, kTimeBlock), nullptr};
+  AdalnModulateBackwardParameters p{a, partial_sums(a), time_blocks(a.forward.time), nullptr};
   if (p.sums.count) p.statistics = a.partial + p.sums.count * a.forward.batch * p.blocks * a.forward.channels;
   return p;
 }

@@ -8,16 +8,11 @@
 
 namespace prestissimo::cuda {
 
-constexpr int kNoiseThreads = 128;
-
-inline int64_t noise_blocks(int64_t batch, int64_t channels, int64_t frames) {
-  return batch * ceil_div(channels, 4) * ceil_div(frames, kNoiseThreads);
-}
-
 // Which sample, channels c .. c + 3 and frame are this thread's; t may lie behind the last frame.
 struct NoiseShare {
   int64_t b, c, t;
 
+  PRESTISSIMO_DEVICE NoiseShare(int64_t b_, int64_t c_, int64_t t_) : b(b_), c(c_), t(t_) {}
   PRESTISSIMO_DEVICE NoiseShare(int64_t channels, int64_t frames) {
     const uint32_t tiles = static_cast<uint32_t>((frames + kNoiseThreads - 1) / kNoiseThreads);
     const uint32_t groups = static_cast<uint32_t>((channels + 3) / 4);

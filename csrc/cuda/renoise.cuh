@@ -7,7 +7,7 @@ namespace prestissimo::cuda {
 
 inline LaunchPlan plan(const RenoiseArgs& a) {
   LaunchPlan p;
-  p.add("renoise", flat_kernel(a.dtype, true) / 2, noise_blocks(a.batch, a.channels, a.frames), kNoiseThreads);
+  p.add("renoise", type_index(a.dtype), noise_blocks(a.batch, a.channels, a.frames), kNoiseThreads);
   return p;
 }
 inline const RenoiseArgs& parameters(const RenoiseArgs& a) { return a; }
@@ -31,16 +31,14 @@ PRESTISSIMO_DEVICE void renoise_body(const RenoiseArgs& a) {
     if (at.c + w < a.channels) y[w * a.frames] = from_float<T>(philox::fma(sigma, z[w], v[w]));
 }
 
-#define RENOISE_TYPES(M, ...) M(f32, float, __VA_ARGS__) M(bf16, bf16, __VA_ARGS__) M(f16, f16, __VA_ARGS__)
 #define RENOISE_KERNEL(suffix, T, ...)                          \
   extern "C" __global__ void __launch_bounds__(kNoiseThreads)   \
       renoise_##suffix(const __grid_constant__ RenoiseArgs a) { \
     renoise_body<T>(a);                                         \
   }
-RENOISE_TYPES(RENOISE_KERNEL)
-#define RENOISE_NAME(suffix, T, X) X(renoise_##suffix)
+FRAME_TYPES(RENOISE_KERNEL)
 
-#define RENOISE_KERNELS(X) RENOISE_TYPES(RENOISE_NAME, X)
+#define RENOISE_KERNELS(X) FRAME_TYPES(FRAME_NAME, X, renoise)
 #define RENOISE_PLANS(X) X(renoise, RenoiseArgs)
 
 }  // namespace prestissimo::cuda

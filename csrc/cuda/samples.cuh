@@ -42,6 +42,8 @@ struct FlatShare {
   M(f32_x1, float, 1, __VA_ARGS__) \
   M(bf16_x8, bf16, 8, __VA_ARGS__) \
   M(bf16_x1, bf16, 1, __VA_ARGS__) M(f16_x8, f16, 8, __VA_ARGS__) M(f16_x1, f16, 1, __VA_ARGS__)
+#define FRAME_TYPES(M, ...) M(f32, float, __VA_ARGS__) M(bf16, bf16, __VA_ARGS__) M(f16, f16, __VA_ARGS__)
 #define FLAT_NAME(suffix, T, V, X, name) X(name##_##suffix)
+#define FRAME_NAME(suffix, T, X, name) X(name##_##suffix)
 
 }  // namespace prestissimo::cuda

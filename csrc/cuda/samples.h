@@ -23,9 +23,17 @@ inline int flat_kernel(DType dtype, bool vectorised, int phase = 0) {
   return phase * 6 + type * 2 + (vectorised ? 0 : 1);
 }
 
+inline int type_index(DType dtype) { return flat_kernel(dtype, true) / 2; }
+
 inline int64_t flat_blocks(DType dtype, bool vectorised, int64_t size) {
   const int64_t lanes = vectorised ? 16 / item_size(dtype) : 1;
   return ceil_div(size, kFlatThreads * kFlatVectors * lanes);
+}
+
+// Blocks of the kernels whose threads take four channels of one frame each.
+constexpr int kNoiseThreads = 128;
+inline int64_t noise_blocks(int64_t batch, int64_t channels, int64_t frames) {
+  return batch * ceil_div(channels, 4) * ceil_div(frames, kNoiseThreads);
 }
 
 }  // namespace prestissimo::cuda

@@ -16,18 +16,6 @@ Norm parse_norm(const char* op, std::string_view text) {
   fail(op, "norm must be 'layer' or 'rms', got '" + std::string(text) + "'");
 }
 
-// Null means absent in Args, but an empty array may come without an address.
-void* address(const Array& a) {
-  static char nothing;
-  return a.data ? a.data : &nothing;
-}
-
-RowOutput row_output(const Array& a) { return {address(a), a.stride(0), a.ndim == 3 ? a.stride(1) : 0}; }
-RowView rows(const Array& a) {
-  const RowOutput v = row_output(a);
-  return {v.data, v.batch_stride, v.time_stride};
-}
-
 void check_modulation(const Checker& check, const char* name, const Array* a, const Array& x) {
   if (!a) return;
   if (a->ndim == 3)

@@ -7,22 +7,12 @@
 // dx     = rstd * (g - mean(g) - n * mean(g * n))      (layer;  rms has no mean(g))
 // dscale = dy * a,  dshift = dy,  dweight = sum dy * (1 + scale) * n,  dbias = sum dy * (1 + scale)
 #pragma once
-#include "../array.h"
 #include "../cpu/isa.h"
+#include "rows.h"
 
 namespace prestissimo {
 
 enum class Norm : uint8_t { layer, rms };
-
-// [B, C] vectors have time stride 0. Strides in elements; the channel stride is 1 everywhere.
-struct RowView {
-  const void* data = nullptr;
-  int64_t batch_stride = 0, time_stride = 0;
-};
-struct RowOutput {
-  void* data = nullptr;
-  int64_t batch_stride = 0, time_stride = 0;
-};
 
 struct AdalnModulateArgs {
   RowView x, shift, scale;    // shift, scale: data null when absent
@@ -33,10 +23,6 @@ struct AdalnModulateArgs {
   Norm norm;
   DType dtype;  // of every array above
 };
-
-// Per-channel sums over time go through `partial`: block j of kTimeBlock rows of sample b writes its own row, and the
-// rows are then added in the order of j, so no thread count and no grid changes a bit.
-constexpr int64_t kTimeBlock = 64;
 
 struct AdalnModulateBackwardArgs {
   AdalnModulateArgs forward;  // y unused
@@ -65,7 +51,7 @@ inline AdalnModulateSums partial_sums(const AdalnModulateBackwardArgs& a) {
 // every row, [B][T][2], which the GPU hands from one kernel to the next and the CPU leaves alone.
 inline int64_t partial_size(const AdalnModulateBackwardArgs& a) {
   const AdalnModulateArgs& f = a.forward;
-  const int64_t sums = partial_sums(a).count, blocks = (f.time + kTimeBlock - 1) / kTimeBlock;
+  const int64_t sums = partial_sums(a).count, blocks = time_blocks(f.time);
   return sums * f.batch * blocks * f.channels + (sums ? 2 * f.batch * f.time : 0);
 }
 

@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .cases import DTYPES, Buffer, Outcome, as_bytes, compare, inputs, run_plan
+from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, compare, inputs, run_plan
 from .devices import Device, HostDevice, Plan
 
 TIME_BLOCK = 64  # kTimeBlock of csrc/ops/adaln_modulate.h
 op = importlib.import_module("prestissimo.ops.adaln_modulate")
-
-
-class RowView(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_void_p), ("batch_stride", ctypes.c_int64), ("time_stride", ctypes.c_int64))
 
 
 class Args(ctypes.Structure):

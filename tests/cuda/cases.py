@@ -39,6 +39,12 @@ def as_bytes(values: torch.Tensor) -> bytes:
     return values.contiguous().view(_BITS.get(values.dtype, values.dtype)).numpy().tobytes()
 
 
+class RowView(ctypes.Structure):
+    """RowView and RowOutput of csrc/ops/rows.h."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("batch_stride", ctypes.c_int64), ("time_stride", ctypes.c_int64))
+
+
 @dataclass
 class Buffer:
     device: Device

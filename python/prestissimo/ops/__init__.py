@@ -7,6 +7,10 @@ from .conv_transpose1d import PackedConvTranspose1d, conv_transpose1d, pack_conv
 from .ctm_map import ctm_map
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
+from .gated_residual import gated_residual
+from .geglu import geglu
+from .info_nce import info_nce
+from .info_nce_gathered import info_nce_gathered
 from .inverse_stft import inverse_stft
 from .linear import linear, linear_error
 from .pack_linear import PackedWeight, pack_linear
@@ -17,6 +21,8 @@ from .project_phase import project_phase
 from .registration import MissingKernelError, compiled, strict_kernels
 from .relaxed_topk import relaxed_topk
 from .renoise import renoise
+from .sampler_step import sampler_step
+from .swiglu import swiglu
 
 __all__ = [
     "MissingKernelError",
@@ -30,6 +36,10 @@ __all__ = [
     "ctm_map",
     "edm_denoise",
     "edm_precondition",
+    "gated_residual",
+    "geglu",
+    "info_nce",
+    "info_nce_gathered",
     "inverse_stft",
     "linear",
     "linear_error",
@@ -42,5 +52,7 @@ __all__ = [
     "project_phase",
     "relaxed_topk",
     "renoise",
+    "sampler_step",
     "strict_kernels",
+    "swiglu",
 ]

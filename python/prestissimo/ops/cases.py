@@ -7,8 +7,6 @@ what its plain-PyTorch reference is, and the bytes and operations that the arith
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -17,11 +15,13 @@ from .adaln_modulate import reference as adaln_modulate_reference
 from .conv_cases import CONV_CASES
 from .diffusion_cases import DIFFUSION_CASES
 from .linear_cases import LINEAR_CASES
-from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
+from .op_case import DIT_SIZES, Arguments, OpCase, Shape, Spoiled, cut, noise, other_dtype, rows
 from .phase_cases import PHASE_CASES
 from .philox_normal import philox_normal
 from .philox_normal import reference as philox_normal_reference
 from .selection_cases import SELECTION_CASES
+from .similarity_cases import SIMILARITY_CASES
+from .transformer_cases import TRANSFORMER_CASES
 
 # ---- adaln_modulate ------------------------------------------------------------------------------------------------
 
@@ -29,16 +29,6 @@ _ADALN_SMALL: tuple[Shape, ...] = (
     (2, 5, 64), (1, 1, 1), (1, 3, 7), (2, 2, 8), (1, 2, 9), (3, 4, 15), (1, 4, 16), (2, 3, 17), (1, 2, 31),
     (2, 129, 33), (1, 65, 131), (2, 3, 331), (0, 4, 16), (2, 0, 16), (1, 64, 320),
 )  # fmt: skip
-# models.md 6.1: (batch, tokens, width)
-_DIT_SIZES: dict[str, Shape] = {
-    "mini-12s": (2, 129, 320),
-    "mini-32s": (1, 345, 320),
-    "open-small": (1, 257, 1024),
-    "open-1.0": (1, 1025, 1536),
-    "open-1.0-batch-8": (8, 1025, 1536),
-    "sa3-medium-380s": (1, 4160, 1536),
-    "ace-step-1.5-xl": (2, 3000, 2560),
-}
 
 
 def _adaln_case(
@@ -60,9 +50,9 @@ def _adaln_case(
     gradients = ("x", *(("shift", "scale") if modulation else ()))
     gradients += ("weight",) * ("w" in affine) + ("bias",) * ("b" in affine)
     vectors = [name for name in gradients if name != "x"]
-    bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
-        (cut(name), ValueError, name) for name in vectors
-    ] + [(other_dtype(name), TypeError, name) for name in vectors]
+    bad: list[Spoiled] = [(cut(name), ValueError, name) for name in vectors] + [
+        (other_dtype(name), TypeError, name) for name in vectors
+    ]
     bad += [
         (lambda a: {**a, "x": a["x"][0]}, ValueError, "x"),
         (lambda a: {**a, "eps": -1.0}, ValueError, "eps"),
@@ -103,7 +93,7 @@ def _philox_reference(shape: Shape, seeds: Tensor, items: Tensor, stream: int) -
 
 
 CASES: tuple[OpCase, ...] = (
-    _adaln_case("layer", "layer", "sample", "", _DIT_SIZES),
+    _adaln_case("layer", "layer", "sample", "", DIT_SIZES),
     _adaln_case("rms", "rms", "sample", "", {"open-1.0": (1, 1025, 1536)}),
     _adaln_case("layer-per-row", "layer", "row", ""),
     _adaln_case("rms-per-row-affine", "rms", "row", "w"),
@@ -134,5 +124,7 @@ CASES: tuple[OpCase, ...] = (
     *PHASE_CASES,
     *LINEAR_CASES,
     *SELECTION_CASES,
+    *SIMILARITY_CASES,
+    *TRANSFORMER_CASES,
     *CONV_CASES,
 )

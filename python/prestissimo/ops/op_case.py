@@ -12,6 +12,7 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 Arguments = dict[str, Any]
+Spoiled = tuple[Callable[[Arguments], Arguments], type[Exception], str]
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,14 @@ class OpCase:
     make(shape, dtype, generator): the arguments by name, tensors with a mean away from zero and a few outliers;
     gradients: names of the differentiable ones, tried on gradient_small; not_finite: those tried with NaN and
     infinities, the differentiable ones where absent; smooth: whether small differences of the reference in float64 are
-    its derivative, which rounding inside and straight-through are not; distance(**arguments): for outputs that jump,
-    how far each element lies from its jump (docs/numerics.md); conditioned(arguments, result): what of the result is
-    well-conditioned and is held to the tolerance, the result itself where absent; overload_arguments: those of
-    torch.ops, from the named ones; baseline(arguments): what eager PyTorch would run in its place where that is not the
-    reference (weights in eager's own layout); bad: how to spoil good arguments, the error that this must raise and the
-    argument it must name; real: the sizes of models.md by name; bytes_moved: what the op must read and write at least;
-    eager_bytes: what the reference in eager PyTorch moves; flops likewise.
+    its derivative, which rounding inside and straight-through are not; terms: of gradients that are one number each,
+    how large the terms are that cancel in it, which its rounding is relative to; distance(**arguments): for outputs
+    that jump, how far each element lies from its jump (docs/numerics.md); conditioned(arguments, result): what of the
+    result is well-conditioned and is held to the tolerance, the result itself where absent; overload_arguments: those
+    of torch.ops, from the named ones; baseline(arguments): what eager PyTorch would run in its place where that is not
+    the reference (weights in eager's own layout); bad: how to spoil good arguments, the error that this must raise and
+    the argument it must name; real: the sizes of models.md by name; bytes_moved: what the op must read and write at
+    least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
     """
 
     name: str
@@ -39,6 +41,7 @@ class OpCase:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     gradients: tuple[str, ...] = ()
     gradient_small: tuple[Shape, ...] = ()
+    terms: Mapping[str, float] = field(default_factory=dict)
     not_finite: tuple[str, ...] | None = None
     exact: bool = False
     conditioned: Callable[[Arguments, Any], Any] | None = None
@@ -46,7 +49,7 @@ class OpCase:
     distance: Callable[..., Tensor] | None = None
     overload_arguments: Callable[[Arguments], tuple[Any, ...]] = lambda arguments: tuple(arguments.values())
     baseline: Callable[[Arguments], Callable[[], Any]] | None = None
-    bad: tuple[tuple[Callable[[Arguments], Arguments], type[Exception], str], ...] = ()
+    bad: tuple[Spoiled, ...] = ()
     real: Mapping[str, Shape] = field(default_factory=dict)
     bytes_moved: Callable[[Shape, int], int] = lambda shape, item: 0
     eager_bytes: Callable[[Shape, int], int] = lambda shape, item: 0
@@ -55,6 +58,18 @@ class OpCase:
     @property
     def id(self) -> str:
         return f"{self.name}-{self.variant}" if self.variant else self.name
+
+
+# models.md 6.1: (batch, tokens, width)
+DIT_SIZES: dict[str, Shape] = {
+    "mini-12s": (2, 129, 320),
+    "mini-32s": (1, 345, 320),
+    "open-small": (1, 257, 1024),
+    "open-1.0": (1, 1025, 1536),
+    "open-1.0-batch-8": (8, 1025, 1536),
+    "sa3-medium-380s": (1, 4160, 1536),
+    "ace-step-1.5-xl": (2, 3000, 2560),
+}
 
 
 def noise(

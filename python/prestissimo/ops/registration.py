@@ -326,3 +326,15 @@ def per_sample(x: Any, value: Any) -> Any:
     import numpy as np
 
     return np.full(x.shape[:1], float(value), dtype=wide)
+
+
+def one_number(like: Any, value: Any) -> Any:
+    """A number, or an array of one, as a float32 array without dimensions of the kind of `like` (float64 with it)."""
+    if value is None:
+        return None
+    wide = "float64" if "float64" in str(like.dtype) else "float32"
+    if torch is not None and isinstance(like, torch.Tensor):
+        return torch.as_tensor(value, dtype=getattr(torch, wide), device=like.device).reshape(())
+    if hasattr(value, "astype"):
+        return value.astype(wide).reshape(())
+    return value if hasattr(value, "shape") else per_sample(like, value)[:1].reshape(())
