@@ -46,8 +46,8 @@ BUGS = [
     Bug(
         "no barrier between the warps' sums and their readers",
         _REDUCE,
-        "  __syncthreads();\n",
-        "",
+        "  __syncthreads();\n#pragma unroll\n",
+        "#pragma unroll\n",
         _rows(1536),
         (*_HOST, "ptx"),
     ),
@@ -88,8 +88,8 @@ BUGS = [
     Bug(
         "a barrier reached on two lines",
         _REDUCE,
-        "  __syncthreads();\n",
-        "  if (threadIdx.x < 32)\n    __syncthreads();\n  else\n    __syncthreads();\n",
+        "  __syncthreads();\n#pragma unroll\n",
+        "  if (threadIdx.x < 32)\n    __syncthreads();\n  else\n    __syncthreads();\n#pragma unroll\n",
         _rows(1536),
         _HOST,
         "ptx: the two are one barrier of the block since sm_70",

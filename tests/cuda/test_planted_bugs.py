@@ -35,7 +35,5 @@ def test_no_bug_escapes() -> None:
 @pytest.mark.parametrize("lane", ["plain", "ptx"])
 def test_the_copy_without_a_bug_is_clean(lane: str, planner: HostDevice) -> None:
     """What the bugs' tests rest on: it is the edit that is noticed, not the copying."""
-    harmless = Bug(
-        "none", "cuda/reduce.cuh", "  __syncthreads();\n", "  __syncthreads();\n\n", BUGS[0].case, ()
-    )
+    harmless = Bug("none", "cuda/reduce.cuh", BUGS[0].old, "\n" + BUGS[0].old, BUGS[0].case, ())
     assert planted.run(harmless, lane, planner).clean
