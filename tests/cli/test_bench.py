@@ -61,3 +61,13 @@ def test_a_loss_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     fine = {**row, "gain": 2.6, "of_compile": 0.95, "of_copy": 0.8}
     assert report.below(fine) == []
     assert "below" not in report.table([fine])
+
+
+def test_the_document_is_that_of_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    if not (docs / "performance").is_dir():
+        pytest.skip("no docs beside the tests")
+    monkeypatch.setattr(sys, "path", [str(_folder()), *sys.path])
+    import report
+
+    assert (docs / "performance.md").read_text(encoding="utf-8") == report.document(docs / "performance")
