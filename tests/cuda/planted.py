@@ -40,6 +40,7 @@ def _rows(channels: int, **options: Any) -> adaln_modulate.Case:
 
 
 _REDUCE, _KERNEL = "cuda/reduce.cuh", "cuda/adaln_modulate.cuh"
+_ROWS, _NORMALISE, _COLUMNS = "cuda/rows.cuh", "cuda/normalise.cuh", "cuda/column_sums.cuh"
 _HOST = ("plain", "asan", "race")
 
 BUGS = [
@@ -53,7 +54,7 @@ BUGS = [
     ),
     Bug(
         "scratch of the first sum used again for the second",
-        _KERNEL,
+        _NORMALISE,
         "block_sum(moments, scratch + kMaxWarps);",
         "block_sum(moments, scratch);",
         _rows(1536),
@@ -62,7 +63,7 @@ BUGS = [
     ),
     Bug(
         "one vector read past the end of a row",
-        _KERNEL,
+        _ROWS,
         "if (first + k * step < channels) f(k",
         "if (first + k * step <= channels) f(k",
         _rows(520),
@@ -79,7 +80,7 @@ BUGS = [
     ),
     Bug(
         "16-byte loads from an odd address",
-        _KERNEL,
+        _ROWS,
         ": row(row_) {",
         ": row(row_ + 1) {",
         _rows(256, backward=False),
@@ -113,8 +114,8 @@ BUGS = [
     Bug(
         "samples write the same partial sums",
         _KERNEL,
-        "((where[k] * f.batch + b) * blocks + j)",
-        "(where[k] * f.batch * blocks + j)",
+        "((where[k] * f.batch + b) * a.blocks + at.block)",
+        "(where[k] * f.batch * a.blocks + at.block)",
         _rows(64),
         (*_HOST, "ptx"),
     ),
@@ -128,9 +129,9 @@ BUGS = [
     ),
     Bug(
         "channel groups of a tile added before all have arrived",
-        _KERNEL,
-        "    Row::put(tile + group * Row::kFloats, lane, sum[k]);\n    __syncthreads();\n",
-        "    Row::put(tile + group * Row::kFloats, lane, sum[k]);\n    __syncwarp();\n",
+        _COLUMNS,
+        "  Row::put(tile + at.group * Row::kFloats, at.lane, sum);\n  __syncthreads();\n",
+        "  Row::put(tile + at.group * Row::kFloats, at.lane, sum);\n  __syncwarp();\n",
         adaln_modulate.Case(1, 70, 64, "bfloat16"),
         (*_HOST, "ptx"),
     ),
@@ -206,12 +207,12 @@ def planted_source(bug: Bug) -> tuple[Path, Path]:
     target.write_text(text)
     if bug.op == "probes":
         return folder / "probes.cuh", csrc
-    kernel = csrc / _KERNEL
-    text = kernel.read_text()
+    instances = csrc / _ROWS
+    text = instances.read_text()
     for instance in _OTHER_TYPES:
         text = _replace_once(text, instance, "", "one storage type")
-    kernel.write_text(text)
-    return kernel, csrc
+    instances.write_text(text)
+    return csrc / _KERNEL, csrc
 
 
 def _replace_once(text: str, old: str, new: str, name: str) -> str:
