@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,23 @@ import torch
 
 from prestissimo import ops
 from prestissimo.ops.cases import CASES, OpCase
-from prestissimo.ops.tolerance import assert_close, assert_close_but_at_jumps
+
+from .op_checks import (
+    NOT_FINITE,
+    STRIDES,
+    check_gradients,
+    check_values,
+    clone,
+    differentiable,
+    each,
+    generator,
+    gradients,
+    is_float,
+    outputs,
+    strided,
+    tensors,
+    with_not_finite,
+)
 
 _core = pytest.importorskip("prestissimo._core")
 
@@ -44,71 +59,6 @@ def no_fallback() -> Iterator[None]:
         yield
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def is_float(v: Any) -> bool:
-    return isinstance(v, torch.Tensor) and v.is_floating_point()
-
-
-def each(v: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """`v` with its tensors changed: an argument is a tensor, a list of tensors, or something else."""
-    if isinstance(v, list):
-        return [each(t, change) for t in v]
-    if isinstance(v, ops.PackedWeight):
-        return dataclasses.replace(v, data=change(v.data))
-    return change(v) if isinstance(v, torch.Tensor) else v
-
-
-def clone(
-    arguments: dict[str, Any], dtype: torch.dtype | None = None, grad: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    def copy(v: torch.Tensor) -> torch.Tensor:
-        return v.detach().to(dtype or v.dtype).clone() if is_float(v) else v
-
-    out = {k: each(v, copy) for k, v in arguments.items()}
-    for name in grad:
-        each(out[name], torch.Tensor.requires_grad_)
-    return out
-
-
-def tensors(v: Any) -> list[torch.Tensor]:
-    """A tensor, or the tensors of a list, as a list."""
-    return [t for t in v if isinstance(t, torch.Tensor)] if isinstance(v, list) else [v]
-
-
-def gradients(arguments: dict[str, Any], names: tuple[str, ...]) -> list[torch.Tensor]:
-    """Of every tensor of these arguments; None, which autograd takes as zero, as zeros."""
-    leaves = [t for name in names for t in tensors(arguments[name])]
-    return [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
-
-
-def outputs(y: Any) -> tuple[torch.Tensor, ...]:
-    return tuple(y) if isinstance(y, (tuple, list)) else (y,)
-
-
-def differentiable(y: Any) -> list[torch.Tensor]:
-    return [o for o in outputs(y) if o.requires_grad]
-
-
-def check_values(case: OpCase, arguments: dict[str, Any]) -> None:
-    exact = outputs(case.reference(**clone(arguments, torch.float64)))
-    same = outputs(case.reference(**clone(arguments)))
-    result = outputs(case.op(**arguments))
-    for i, (r, s, e) in enumerate(zip(result, same, exact, strict=True)):
-        if case.conditioned:
-            r, s, e = (case.conditioned(arguments, v) for v in (r, s, e))
-        if case.exact:
-            same_bits = torch.equal(r.isnan(), s.isnan()) and torch.equal(r.nan_to_num(0), s.nan_to_num(0))
-            assert same_bits, f"{case.id}: output {i} must equal the reference bit for bit"
-        elif case.distance:
-            distance = case.distance(**clone(arguments, torch.float64))
-            assert_close_but_at_jumps(r, s, e, case.distance(**clone(arguments)), distance, name=case.id)
-        else:
-            assert_close(r, s, e, name=f"{case.id} output {i}")
-
-
 @dtyped
 def test_values(case: OpCase, dtype: torch.dtype, isa: str) -> None:
     for seed, shape in enumerate(case.small):
@@ -120,27 +70,7 @@ def test_gradients(case: OpCase, dtype: torch.dtype, isa: str) -> None:
     if not case.gradients:
         pytest.skip("no gradient by design")
     for seed, shape in enumerate(case.gradient_small):
-        arguments = case.make(shape, dtype, generator(seed))
-        versions = [
-            (clone(arguments, torch.float64, case.gradients), case.reference),
-            (clone(arguments, None, case.gradients), case.reference),
-            (clone(arguments, None, case.gradients), case.op),
-        ]
-        rng = generator(100 + seed)
-        dy: list[torch.Tensor] | None = None
-        for a, f in versions:
-            y = differentiable(f(**a))
-            dy = dy or [torch.randn(o.shape, generator=rng, dtype=torch.float64).to(dtype) + 0.25 for o in y]
-            torch.autograd.backward(y, [g.to(o.dtype) for g, o in zip(dy, y, strict=True)])
-        for name in case.gradients:
-            grads = zip(*(gradients(a, (name,)) for a, _ in versions), strict=True)
-            for i, (exact, same, result) in enumerate(grads):
-                where = f"{case.id} {list(shape)} d{name} {i}"
-                if name in case.terms:
-                    exact, same, result = (
-                        torch.stack([g, g.new_tensor(case.terms[name])]) for g in (exact, same, result)
-                    )
-                assert_close(result, same, exact, gradient=True, name=where)
+        check_gradients(case, shape, dtype, seed)
 
 
 @cases
@@ -174,21 +104,7 @@ def test_some_gradients_only(case: OpCase) -> None:
             assert torch.equal(one, two), name
 
 
-def strided(v: torch.Tensor, kind: str) -> torch.Tensor:
-    """An equal tensor in other memory: transposed storage, every second element, or one element off its alignment."""
-    if kind == "transposed" and v.dim() >= 2:
-        return v.transpose(-1, -2).contiguous().transpose(-1, -2)
-    if kind == "sliced" and v.dim() >= 1:
-        wide = torch.full(
-            (*v.shape[:-1], 2 * v.shape[-1]), torch.nan if v.is_floating_point() else 0, dtype=v.dtype
-        )
-        wide[..., ::2] = v
-        return wide[..., ::2]
-    flat = torch.empty(v.numel() + 1, dtype=v.dtype)[1:]
-    return flat.copy_(v.reshape(-1)).view(v.shape)
-
-
-@pytest.mark.parametrize("kind", ["transposed", "sliced", "misaligned"])
+@pytest.mark.parametrize("kind", STRIDES)
 @dtyped
 def test_strides(case: OpCase, dtype: torch.dtype, kind: str) -> None:
     for shape in case.small:
@@ -212,13 +128,10 @@ def test_row_strides_need_no_copy(case: OpCase, dtype: torch.dtype) -> None:
         assert torch.equal(e, r)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", NOT_FINITE)
 @dtyped
 def test_not_finite(case: OpCase, dtype: torch.dtype, value: float) -> None:
-    for name in case.gradients if case.not_finite is None else case.not_finite:
-        arguments = case.make((2, 3, 40), dtype, generator())
-        flat = tensors(arguments[name])[0].view(-1)
-        flat[7 % flat.numel()] = value
+    for arguments in with_not_finite(case, dtype, value):
         check_values(case, arguments)
 
 
