@@ -27,14 +27,22 @@ class Timing:
 
 
 def interleave(
-    rivals: Mapping[str, Callable[[], Any]], rounds: int = 30, seconds_per_call: float = 0.01
+    rivals: Mapping[str, Callable[[], Any]],
+    rounds: int = 30,
+    seconds_per_call: float = 0.01,
+    finish: Callable[[], Any] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time every rival once per round, in turn, each turn long enough (about `seconds_per_call`) to be measured."""
+    """Time every rival once per round, in turn, each turn long enough (about `seconds_per_call`) to be measured.
+
+    `finish` waits for what the calls of a turn have only started, as on a GPU; its time counts.
+    """
     repeats = {}
     for name, run in rivals.items():
         run()
+        finish()
         start = time.perf_counter()
         run()
+        finish()
         repeats[name] = max(1, round(seconds_per_call / max(time.perf_counter() - start, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
@@ -42,6 +50,7 @@ def interleave(
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 run()
+            finish()
             times[name].append((time.perf_counter() - start) / repeats[name])
     return {name: Timing(min(t), statistics.median(t)) for name, t in times.items()}
 

@@ -10,7 +10,9 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import toolchain
 from .devices import Size3
+from .lanes import source_of
 
 _BUFFER_POINTER, _BUFFER_SIZE, _END = 1, 2, 0  # CU_LAUNCH_PARAM_*
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
@@ -59,6 +61,20 @@ def driver() -> Driver | None:
         return Driver()
     except (OSError, CudaError):
         return None
+
+
+def target_of(capability: int) -> int | None:
+    """The newest shipped target of the device's generation that it can run."""
+    fit = [t for t in toolchain.TARGETS if t <= capability and t // 10 == capability // 10]
+    return max(fit, default=None)
+
+
+def kernels_of(cuda: Driver, op: str) -> GpuDevice:
+    """An op's kernels from a cubin of the very PTX that the interpreter verifies."""
+    target = target_of(cuda.capability())
+    if target is None:
+        raise LookupError(f"no shipped cubin for sm_{cuda.capability()}")
+    return GpuDevice(cuda, toolchain.cubin(toolchain.ptx(source_of(op), target), op, target).path)
 
 
 class GpuDevice:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same cases and tolerances on a GPU, from cubins of the verified PTX, and timings: `pytest -m cuda tests/cuda`."""
+"""The lanes' cases and tolerances on a GPU, from cubins of the verified PTX: `pytest -m cuda tests/cuda`.
+
+What a machine with a GPU should run first is `python -m tests.gpu`, which runs these too.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from . import adaln_modulate, toolchain
+from . import adaln_modulate
 from .devices import HostDevice
-from .gpu import Driver, GpuDevice, driver
-from .lanes import SETS, cases_of, source_of
+from .gpu import Driver, GpuDevice, driver, kernels_of
+from .lanes import SETS, cases_of
 from .toolchain import TARGETS
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("need_ptx")]
@@ -30,12 +33,10 @@ def cuda() -> Driver:
 
 @contextmanager
 def on_gpu(cuda: Driver, op: str) -> Iterator[GpuDevice]:
-    """A cubin of the newest shipped target of the device's generation, or of the oldest if there is none."""
-    capability = cuda.capability()
-    target = max((t for t in TARGETS if t <= capability and t // 10 == capability // 10), default=0)
-    if not target:
-        pytest.skip(f"no shipped cubin for sm_{capability}")
-    device = GpuDevice(cuda, toolchain.cubin(toolchain.ptx(source_of(op), target), op, target).path)
+    try:
+        device = kernels_of(cuda, op)
+    except LookupError as why:
+        pytest.skip(str(why))
     try:
         yield device
     finally:
