@@ -114,7 +114,7 @@ bool logits(const InfoNceArgs& a, const Factors& f, const Block& b) {
     for (int c = 0; c < kPanel; c += kLanes) {
       const Vec x = fma(load(b[r] + c), row * load(f.column + b.column + c), bias);
       store(b[r] + c, x);
-      worst = max(max(x, zero() - x), worst);  // whatever NaN stands in the padding, infinities stay
+      worst = max(magnitude(x), worst);  // whatever NaN stands in the padding, infinities stay
     }
   }
   if (a.mask) leave_out_masked(a, b);
@@ -208,21 +208,13 @@ void add_scaled(const Block& b, RowSums& rows, const ColumnSums* columns) {
   }
 }
 
-// ln(1 + t) for t in [0, 1]: twice the inverse hyperbolic tangent of z = t / (2 + t) <= 1/3, as a series.
-Vec log_one_plus(Vec t) {
-  const Vec z = t / (t + broadcast(2.0f)), z2 = z * z;
-  const Vec p = horner(z2, broadcast(1.0f / 15), 1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3);
-  const Vec twice = z + z;
-  return fma(p * z2, twice, twice);
-}
-
 double softplus_sum(const Block& b) {
   double total = 0.0;
   for (int r = 0; r < b.rows; ++r) {
     Vec s = zero();
     for (int c = 0; c < kPanel; c += kLanes) {
-      const Vec x = load(b[r] + c), magnitude = max(x, zero() - x);
-      s = s + (max(zero(), x) + log_one_plus(exp(zero() - magnitude)));
+      const Vec x = load(b[r] + c);
+      s = s + (max(zero(), x) + log_one_plus(exp(zero() - magnitude(x))));
     }
     total += static_cast<double>(PRESTISSIMO_ISA::sum(s));
   }
@@ -243,8 +235,8 @@ void cross_entropy(const InfoNceArgs& a) {
   for (int64_t strip = 0; strip < s.strips(); ++strip) {
     s.begin_strip(strip);
     const int rows = s.rows(strip);
-    s.for_chunks([&](int64_t chunk) {
-      alignas(64) float products[kStripRows * kPanel];
+    s.for_chunks(s.block_bytes(), [&](int64_t chunk, char* memory_of_block) {
+      auto* products = reinterpret_cast<float*>(memory_of_block);
       RowSums row_sums(rows);
       for (int64_t p = s.chunk_begin(chunk); p < s.chunk_end(chunk); ++p) {
         const Block b = s.block(p, products);
@@ -301,8 +293,8 @@ void sigmoid_loss(const InfoNceArgs& a) {
   for (int64_t c = 0; c < s.chunks(); ++c) partial[c] = 0.0;
   for (int64_t strip = 0; strip < s.strips(); ++strip) {
     s.begin_strip(strip);
-    s.for_chunks([&](int64_t chunk) {
-      alignas(64) float products[kStripRows * kPanel];
+    s.for_chunks(s.block_bytes(), [&](int64_t chunk, char* memory_of_block) {
+      auto* products = reinterpret_cast<float*>(memory_of_block);
       for (int64_t p = s.chunk_begin(chunk); p < s.chunk_end(chunk); ++p) {
         const Block b = s.block(p, products);
         logits(a, f, b);
@@ -437,10 +429,7 @@ void info_nce_backward(const InfoNceBackwardArgs& args) {
     });
     const float *row_inverse = row.inverse + b.row, *column_inverse = column.inverse + b.column;
     if (sigmoid) {
-      each(b, [&](int, int, Vec x) {
-        const Vec e = exp(zero() - max(x, zero() - x)), one = broadcast(1.0f);
-        return broadcast(w) * (select(less(x, zero()), e, one) / (one + e));
-      });
+      each(b, [&](int, int, Vec x) { return broadcast(w) * PRESTISSIMO_ISA::sigmoid(x); });
     } else if (safe && row.safe[b.row / kStripRows] && column.safe[b.column / kPanel]) {
       each(b, [&](int r, int c, Vec x) { return exp(x) * (broadcast(row_inverse[r]) + load(column_inverse + c)); });
     } else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// exp, ln, sigmoid, tanh and erfc of float lanes, within two units in the last place, with IEEE results for zero,
-// infinities and NaN.
+// exp, ln, ln(1 + t), sigmoid, tanh and erfc of float lanes, within two units in the last place, with IEEE results for
+// zero, infinities and NaN.
 #pragma once
 #include "vec.h"
 
@@ -38,6 +38,14 @@ inline Vec log(Vec x) {
   r = select(less(x, infinity), r, x);  // infinity and NaN as they are
   r = select(equal(x, zero()), zero() - infinity, r);
   return select(less(x, zero()), broadcast(__builtin_nanf("")), r);
+}
+
+// ln(1 + t) for t in [0, 1]: twice the inverse hyperbolic tangent of z = t / (2 + t) <= 1/3, as a series.
+inline Vec log_one_plus(Vec t) {
+  const Vec z = t / (t + broadcast(2.0f)), z2 = z * z;
+  const Vec p = horner(z2, broadcast(1.0f / 15), 1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3);
+  const Vec twice = z + z;
+  return fma(p * z2, twice, twice);
 }
 
 // 1 / (1 + e^-x), the quotient always of numbers in [0, 2], so that no infinity meets another; and its derivative

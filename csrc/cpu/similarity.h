@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of all rows of X [M, K] with all rows of Y [N, K], S = X Y^T, for ops that reduce S and never store it.
 //
-// S is made in strips of at most kStripRows rows; within a strip by blocks of one panel, kPanel columns, which lie in
+// S is made in strips of about kStripRows rows; within a strip by blocks of one panel, kPanel columns, which lie in
 // a thread's first two caches while an op works on them. Threads share the panels of a strip. Whatever they sum over
 // columns of S is one thread's business strip by strip, and whatever they sum over rows goes through fixed chunks of
 // panels, so that no number of threads changes a bit.
@@ -43,7 +43,6 @@ class Products {
   const int64_t K;
   const Dot dot;
 
-  // strip_rows: at most kStripRows.
   Products(const Matrix& left, const Matrix& right, int64_t depth, int64_t strip_rows = kStripRows)
       : x(left),
         y(right),
@@ -83,7 +82,7 @@ class Products {
                  [&](int64_t begin, int64_t end) { pack_a(x_, s, begin, end); });
   }
 
-  // The block of the strip begun last and of one panel, into kStripRows * kPanel floats.
+  // The block of the strip begun last and of one panel, into block_bytes().
   Block block(int64_t panel, float* products) const {
     for (int64_t m = 0; m < x_.panels(); ++m)
       micro_kernel(dot, x_.rows(m), kPanel, y_.steps(), x_.panel(m), y_.panel(panel), nullptr, 0,
@@ -91,13 +90,19 @@ class Products {
     return {products, first_row(strip_), panel * kPanel, static_cast<int>(x_.M), y_.columns(panel)};
   }
 
-  // Calls body(chunk) for all chunks of the strip begun last, on all threads.
+  int64_t block_bytes() const { return strip_rows_ * kPanel * 4; }
+
+  // Calls body(chunk, memory) for all chunks of the strip begun last, on all threads; memory of `bytes` for each.
   template <class Body>
-  void for_chunks(const Body& body) const {
+  void for_chunks(int64_t bytes, const Body& body) const {
     const int64_t work = x_.M * chunk_panels() * kPanel * (K + 16);
+    bool ready = true;
     parallel_for(chunks(), 1 + (int64_t{1} << 20) / work, [&](int64_t begin, int64_t end) {
-      for (int64_t chunk = begin; chunk < end; ++chunk) body(chunk);
+      const Scratch memory(bytes);
+      if (!memory.ready()) return __atomic_store_n(&ready, false, __ATOMIC_RELAXED);
+      for (int64_t chunk = begin; chunk < end; ++chunk) body(chunk, memory.as<char>());
     });
+    if (!ready) out_of_memory();
   }
 
  private:
@@ -108,19 +113,6 @@ class Products {
   PackedB y_;
   PackedA x_;
 };
-
-// c = product, or c += product: a sum that goes on in its parts, each rounded by itself, loses far less than one long
-// chain (a hundredth of the time it takes).
-constexpr int64_t kPartSteps = 256;
-inline void add_product(Dot dot, int rows, int64_t steps, const void* a, const void* b, bool add, float* c,
-                        int64_t c_stride) {
-  if (!add) return micro_kernel(dot, rows, kPanel, steps, a, b, nullptr, 0, c, c_stride);
-  alignas(64) float tile[kRows * kPanel];
-  micro_kernel(dot, rows, kPanel, steps, a, b, nullptr, 0, tile, kPanel);
-  for (int r = 0; r < rows; ++r)
-    for (int j = 0; j < kPanel; j += Vec::lanes)
-      store(c + r * c_stride + j, load(c + r * c_stride + j) + load(tile + r * kPanel + j));
-}
 
 // Gradients of X and Y from G = dL/dS: dX = G Y and dY = G^T X, each where wanted.
 //
@@ -157,9 +149,9 @@ void product_gradients(Products& s, bool wants_x, bool wants_y, const Transform&
       const Source from = s.x.from(s.first_row(strip)), columns{from.data, from.dtype, 1, from.stride};
       parallel_for(x.panels(), 1, [&](int64_t begin, int64_t end) { pack_a(x, columns, begin, end); });
     }
-    s.for_chunks([&](int64_t chunk) {
-      alignas(64) float products[kStripRows * kPanel];
-      alignas(64) char rounded[b_bytes(Dot::bfloat16, kStripRows, kPanel)];
+    s.for_chunks(s.block_bytes() + b_bytes(dot, strip_rows, kPanel), [&](int64_t chunk, char* memory) {
+      auto* products = reinterpret_cast<float*>(memory);
+      char* rounded = memory + s.block_bytes();
       for (int64_t p = s.chunk_begin(chunk); p < s.chunk_end(chunk); ++p) {
         const Block block = s.block(p, products);
         transform(block);
@@ -172,22 +164,24 @@ void product_gradients(Products& s, bool wants_x, bool wants_y, const Transform&
           if (dot != Dot::float32) pack_b(b, Source{products, DType::float32, 1, kPanel}, 0, 1);
           for (int64_t k = 0; k < x.panels(); ++k) {
             float* c = dy + (p * K + x.first(k)) * kPanel;
-            add_product(dot, x.rows(k), b.steps(), x.panel(k), b.data, strip != 0, c, kPanel);
+            micro_kernel(dot, x.rows(k), kPanel, b.steps(), x.panel(k), b.data, strip ? c : nullptr, kPanel, c, kPanel);
           }
         }
       }
     });
     if (!wants_x) continue;
     // A thread's tiles of dX, part of the sum after part: G's part stays in the second cache for all columns of Y.
+    constexpr int64_t kPart = 512;
     const int64_t line_steps = kLineBytes / a_step_bytes(dot);
     parallel_for(y.panels() * g.panels(), 1 + (int64_t{1} << 20) / (kRows * kPanel * (N + 1)),
                  [&](int64_t begin, int64_t end) {
-                   for (int64_t k = 0; k < y.steps(); k += kPartSteps)
+                   for (int64_t k = 0; k < y.steps(); k += kPart)
                      for (int64_t t = begin; t < end; ++t) {
                        const int64_t m = t % g.panels(), n = t / g.panels();
-                       add_product(dot, g.rows(m), y.steps() - k < kPartSteps ? y.steps() - k : kPartSteps,
-                                   g.panel(m) + k / line_steps * g.rows(m) * kLineBytes, y.panel(n) + k * kStepBytes,
-                                   k != 0, dx + g.first(m) * wide_K + n * kPanel, wide_K);
+                       float* c = dx + g.first(m) * wide_K + n * kPanel;
+                       micro_kernel(dot, g.rows(m), kPanel, y.steps() - k < kPart ? y.steps() - k : kPart,
+                                    g.panel(m) + k / line_steps * g.rows(m) * kLineBytes, y.panel(n) + k * kStepBytes,
+                                    k ? c : nullptr, wide_K, c, wide_K);
                      }
                  });
     parallel_for(rows, 1 + 16384 / (K + 1), [&](int64_t begin, int64_t end) {
