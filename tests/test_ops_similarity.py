@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from prestissimo import ops
 from prestissimo.ops.info_nce import reference
+from prestissimo.ops.segment_similarity import reference as segment_similarity_reference
 
 pytest.importorskip("prestissimo._core")
 
@@ -96,24 +97,59 @@ def test_info_nce_without_anchors_is_nan() -> None:
 
 
 _MEMORY = """
-import resource, torch
+import resource, sys, torch
 from prestissimo import ops
 torch.set_num_threads(2)
-B, E = 12288, 32
-a, b = (torch.nn.functional.normalize(torch.randn(B, E), dim=1).requires_grad_() for _ in range(2))
-s = torch.tensor(14.0, requires_grad=True)
+op, shape = getattr(ops, sys.argv[1]), tuple(map(int, sys.argv[2:]))
+a, b = (torch.randn(s) / 5 for s in (shape, (shape[0], shape[-1])))
+a, b = a.requires_grad_(), b.requires_grad_()
+s = torch.tensor(1.0, requires_grad=True)
 small = [t[:64].detach().requires_grad_() for t in (a, b)]
-ops.info_nce(*small, s).backward()
+op(*small, s).sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ops.info_nce(a, b, s).backward()
+op(a, b, s).sum().backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-def test_info_nce_stores_no_matrix() -> None:
-    """The matrix of pairs alone would be 604 MB."""
-    done = subprocess.run([sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 60
+@pytest.mark.parametrize(
+    ("op", "shape", "limit"),
+    [("info_nce", (12288, 32), 60), ("segment_similarity", (2048, 36, 8), 60)],
+    ids=["info_nce", "segment_similarity"],
+)
+def test_nothing_of_the_size_of_all_pairs_is_stored(op: str, shape: tuple[int, ...], limit: float) -> None:
+    """In megabytes, results and gradients included; the pairs' products alone would be 604."""
+    command = [sys.executable, "-c", _MEMORY, op, *map(str, shape)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < limit
+
+
+def test_segment_similarity_of_padding_and_of_nothing() -> None:
+    """A song padded by masked segments scores as the song; without segments it scores NaN, alone."""
+    segments, text = unit_pairs(5 * 7, 12)[0].view(5, 7, 12), unit_pairs(9, 12, seed=1)[0]
+    mask = torch.ones(5, 7, dtype=torch.bool)
+    mask[:, 4:] = False
+    scores = ops.segment_similarity(segments, text, 0.1, mask)
+    assert torch.equal(scores, ops.segment_similarity(segments[:, :4], text, 0.1))
+    mask[2] = False
+    scores = ops.segment_similarity(segments, text, 0.1, mask)
+    assert scores[2].isnan().all()
+    assert not scores[[0, 1, 3, 4]].isnan().any()
+
+
+@pytest.mark.parametrize("temperature", [1e-3, -0.1, 1e4])
+def test_segment_similarity_of_extreme_temperatures(temperature: float) -> None:
+    """Next to a maximum, a softmin, next to a mean."""
+    rng = torch.Generator().manual_seed(2)
+    segments, text = torch.randn(6, 30, 16, generator=rng), torch.randn(11, 16, generator=rng)
+    tau = torch.tensor(temperature)
+    total = lambda f: lambda *leaves: (f(*leaves) * torch.arange(1, 12)).sum()  # noqa: E731
+    leaves = (segments, text, tau)
+    result = gradients_of(total(ops.segment_similarity), *leaves)
+    exact = gradients_of(total(segment_similarity_reference), *(v.double() for v in leaves))
+    same = gradients_of(total(segment_similarity_reference), *leaves)
+    for r, e, o in zip(result, exact, same, strict=True):
+        assert (r - e).abs().max() <= 3 * (o - e).abs().max() + 1e-6 * e.abs().max()
 
 
 # ---- several processes: each writes its loss and gradients; the formulas of open_clip's loss.py say what they must be

@@ -22,6 +22,7 @@ from .registration import MissingKernelError, compiled, strict_kernels
 from .relaxed_topk import relaxed_topk
 from .renoise import renoise
 from .sampler_step import sampler_step
+from .segment_similarity import segment_similarity
 from .swiglu import swiglu
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "relaxed_topk",
     "renoise",
     "sampler_step",
+    "segment_similarity",
     "strict_kernels",
     "swiglu",
 ]

@@ -12,6 +12,8 @@ from torch import Tensor
 from .info_nce import info_nce
 from .info_nce import reference as info_nce_reference
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype
+from .segment_similarity import reference as segment_similarity_reference
+from .segment_similarity import segment_similarity
 
 
 def _without(name: str) -> Callable[[Arguments], Arguments]:
@@ -113,6 +115,58 @@ def _info_nce_case(
     )
 
 
+# ---- segment_similarity ----------------------------------------------------------------------------------------------
+
+# (songs, segments, width), with twice as many texts and one more. Songs that fit a strip of 224 rows, that fill it,
+# that do not.
+_SEGMENTS_SMALL: tuple[Shape, ...] = (
+    (2, 3, 24), (1, 1, 1), (3, 1, 5), (1, 7, 8), (7, 30, 16), (16, 2, 33), (2, 111, 12), (1, 224, 7), (2, 225, 9),
+    (1, 301, 17), (0, 3, 4), (8, 30, 40), (40, 13, 20),
+)  # fmt: skip
+
+
+def _segment_similarity_case(variant: str, masked: bool, real: Mapping[str, Shape] | None = None) -> OpCase:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        B, S, E = shape
+        text = noise((2 * B + 1, E), torch.float64, rng)
+        segments = noise(shape, torch.float64, rng)
+        segments = segments + 0.7 * text[:B, None] * (torch.rand(B, S, 1, generator=rng) < 0.3)
+        mask = torch.rand(B, S, generator=rng) < 0.7
+        mask[:, 0] = True
+        return {
+            "segments": (segments / segments.norm(dim=-1, keepdim=True)).to(dtype),
+            "text": (text / text.norm(dim=-1, keepdim=True)).to(dtype),
+            "temperature": torch.tensor(0.1, dtype=dtype),
+            "mask": mask if masked else None,
+        }
+
+    bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
+        (lambda a: {**a, "segments": a["segments"][0]}, ValueError, "segments"),
+        (lambda a: {**a, "segments": a["segments"][:, :0]}, ValueError, "segments"),
+        (cut("text"), ValueError, "text"),
+        (other_dtype("text"), TypeError, "text"),
+    ]
+    if masked:
+        bad += [(cut("mask"), ValueError, "mask"), (other_dtype("mask"), TypeError, "mask")]
+    return OpCase(
+        name="segment_similarity",
+        op=segment_similarity,
+        reference=segment_similarity_reference,
+        make=make,
+        small=_SEGMENTS_SMALL,
+        variant=variant,
+        gradients=("segments", "text", "temperature"),
+        gradient_small=tuple(s for s in _SEGMENTS_SMALL if s[0] > 0),
+        terms={"temperature": 1.0},
+        bad=tuple(bad),
+        real=real or {},
+        bytes_moved=lambda s, item: (s[0] * s[1] * s[2] + 2 * s[0] * s[2] + 2 * s[0] ** 2) * item,
+        # the product, and c / tau, softmax and weighted products, each written and read
+        eager_bytes=lambda s, item: s[0] * s[1] * s[2] * item + 2 * s[0] ** 2 * s[1] * (2 * item + 3 * 8),
+        flops=lambda s: 4 * s[0] ** 2 * s[1] * s[2],
+    )
+
+
 SIMILARITY_CASES: tuple[OpCase, ...] = (
     _info_nce_case("symmetric", real={"clip-4096": (4096, 512)}),
     _info_nce_case("cosine-left-out", left_out=True, normalize=True),
@@ -120,4 +174,6 @@ SIMILARITY_CASES: tuple[OpCase, ...] = (
     _info_nce_case("rows-left-out", "rows", left_out=True),
     _info_nce_case("sigmoid", "sigmoid", normalize=True),
     _info_nce_case("sigmoid-left-out", "sigmoid", left_out=True),
+    _segment_similarity_case("", False, {"collap-512": (512, 30, 512)}),
+    _segment_similarity_case("masked", True),
 )
