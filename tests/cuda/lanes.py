@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -114,6 +115,7 @@ class Record:
         self.builds = builds
         self.verified: dict[str, str] = json.loads(VERIFIED.read_text()) if VERIFIED.exists() else {}
         self._current: dict[str, str] = {}
+        self._asked: Counter[str] = Counter()  # how often a test wanted to run a unit's cases
 
     def fingerprint(self, unit: str) -> str:
         """What is verified (the PTX, or the host lane's sources) and by what (the cases and the interpreter)."""
@@ -138,6 +140,7 @@ class Record:
 
     def why_not(self, unit: str, lanes: str) -> str | None:
         """Why a unit need not run today, or None."""
+        self._asked[unit] += 1
         if lanes == "all" or self.verified.get(unit) != self.fingerprint(unit):
             return None
         today = int(time.time() // 86400)
@@ -146,4 +149,16 @@ class Record:
         return "verified as it is (tests/cuda/verified.json); --cuda-lanes=all runs it"
 
     def write(self) -> None:
-        VERIFIED.write_text(json.dumps(dict(sorted(self._current.items())), indent=1) + "\n")
+        """Units of which all tests ran are noted anew; the others stay as they were."""
+        whole = {unit: self.fingerprint(unit) for unit in UNITS if self._asked[unit] >= self._tests(unit)}
+        verified = {unit: mark for unit, mark in (self.verified | whole).items() if unit in UNITS}
+        VERIFIED.write_text(json.dumps(dict(sorted(verified.items())), indent=1) + "\n")
+
+    @staticmethod
+    def _tests(unit: str) -> int:
+        """How many tests there are of a unit: one a case, for PTX one more for its coverage."""
+        if unit == PLANTED:
+            bugs = importlib.import_module("tests.cuda.planted").BUGS
+            return sum(len(bug.caught_by) for bug in bugs)
+        op, lane = unit.split("/")
+        return len(cases_of(op).CASES) + lane.startswith("ptx")
