@@ -5,6 +5,7 @@
 #pragma once
 #include "angles.cuh"
 #include "frames_plan.h"
+#include "math.cuh"
 
 namespace prestissimo::cuda {
 
@@ -165,7 +166,7 @@ PRESTISSIMO_DEVICE const float* row_of(const Frames& f, int64_t b, int64_t t) {
 PRESTISSIMO_DEVICE float2 bin_of(const float* log_magnitude, const float* phase, int k) {
   float s, c;
   sin_cos(phase[k], s, c);
-  const float magnitude = expf(log_magnitude[k]);
+  const float magnitude = exponential(log_magnitude[k]);
   return make_float2(magnitude * c, magnitude * s);
 }
 
