@@ -8,10 +8,10 @@ import importlib
 from . import philox_normal
 from .cases import Outcome
 from .devices import Device, HostDevice
-from .philox_normal import CASES, Case
+from .philox_normal import CASES, FAR_CASES, Case
 
 op = importlib.import_module("prestissimo.ops.philox_gumbel")
-__all__ = ["CASES", "run"]
+__all__ = ["CASES", "FAR_CASES", "run"]
 
 
 def run(case: Case, device: Device, planner: HostDevice) -> Outcome:

@@ -34,9 +34,11 @@ class Case:
     items: tuple[int, ...] = ()  # zeros where none are named
     stream: int = 0
     misalign: int = 0  # elements
+    last: int = 0  # only the last block runs and only its numbers have memory: how many they are
 
     def __str__(self) -> str:
-        return f"{len(self.seeds)}x{self.size}-stream{self.stream}" + "-misaligned" * bool(self.misalign)
+        words = [f"{len(self.seeds)}x{self.size}-stream{self.stream}"]
+        return "-".join(words + ["misaligned"] * bool(self.misalign) + ["last"] * bool(self.last))
 
 
 def run(
@@ -44,19 +46,26 @@ def run(
 ) -> Outcome:
     seeds = torch.tensor(case.seeds, dtype=torch.int64)
     items = torch.tensor(case.items or (0,) * len(case.seeds), dtype=torch.int64)
-    size = 4 * len(case.seeds) * case.size
+    numbers = case.last or case.size
+    size = 4 * len(case.seeds) * numbers
     out = Buffer(device, device.allocate(size, None, 4 * case.misalign), size)
+    before = case.size - numbers  # numbers without memory, ahead of those that have it
     args = Args(
         seeds=Buffer.of(device, as_bytes(seeds)).address,
         items=Buffer.of(device, as_bytes(items)).address,
         stream=case.stream,
-        out=out.address,
+        out=out.address - 4 * before & (1 << 64) - 1,
         batch=len(case.seeds),
         size=case.size,
     )
-    findings = run_plan(device, planner, name, args)
-    got = out.tensor(torch.float32, (len(case.seeds), case.size))
-    expected = op.reference(seeds, items, case.stream, case.size)
+    if case.last:
+        plan = planner.plan(name, bytes(args))
+        ((kernel, grid, block, shared),) = plan.launches
+        findings = device.launch(kernel, (grid, 1, 1), (block, 1, 1), plan.parameters, shared, [grid - 1])
+    else:
+        findings = run_plan(device, planner, name, args)
+    got = out.tensor(torch.float32, (len(case.seeds), numbers))
+    expected = op.reference(seeds, items, case.stream, numbers, before // 4)
     differ = got.view(torch.int32) != expected.view(torch.int32)
     wrong = (
         [f"out: {int(differ.sum())} of {differ.numel()} values differ in their bits"] if differ.any() else []
@@ -75,4 +84,15 @@ CASES = [
     Case(1023),
     Case(1025, (9, 8)),
     Case(64, (6, 6), (0, 1), misalign=1),
+    # whole blocks of counters and a second item: one counter more would be one block more
+    Case(1024, (3, 4)),
+    Case(1024, (3, 4), stream=1, misalign=1),
+    # first words of 334 and third of 664: small enough for the half that is added to each
+    Case(4, (75465, 205840)),
+    Case(3, (75465, 205840)),
+]
+# Counters above 2^32, far behind the base: a GPU would run all the blocks before, and the emulated lanes run the last.
+FAR_CASES = [
+    Case((1 << 35) + 1024, (99,), (3,), stream=1, last=1024),
+    Case((1 << 35) + 1023, (99,), (3,), stream=1, last=1023),
 ]

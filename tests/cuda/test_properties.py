@@ -137,32 +137,14 @@ def test_the_last_block_of_many_samples(lane: str, builds: Builds, planner: Host
 
 @FAR
 @pytest.mark.usefixtures("need_ptx")
-def test_the_last_numbers_of_a_long_item(lane: str, builds: Builds, planner: HostDevice) -> None:
+@pytest.mark.parametrize("case", philox_normal.FAR_CASES, ids=str)
+@pytest.mark.parametrize("op", ["philox_normal", "philox_gumbel"])
+def test_the_last_numbers_of_a_long_item(
+    op: str, case: Any, lane: str, builds: Builds, planner: HostDevice
+) -> None:
     """Philox counters above 2^32 reach the generator whole, and their numbers the right place."""
-    device = _device(lane, "philox_normal", builds)
-    size = (1 << 35) + 4 * 256  # numbers; the last 256 counters begin at 2^33
-    out = device.allocate(4 * 1024, None)
-    seeds, items = (device.allocate(8, v.to_bytes(8, "little")) for v in (99, 3))
-    args = philox_normal.Args(seeds, items, 1, _far(out, 4 * (size - 1024)), 1, size)
-    plan = planner.plan("philox_normal", bytes(args))
-    ((kernel, grid, block, shared),) = plan.launches
-    assert device.launch(kernel, (grid, 1, 1), (block, 1, 1), plan.parameters, shared, [grid - 1]) == []
-    got = torch.frombuffer(bytearray(device.read(out, 4096)), dtype=torch.int32)
-    assert torch.equal(got, _philox_at(1 << 33, 256, seed=99, item=3, stream=1).view(torch.int32))
-
-
-def _philox_at(first: int, counters: int, seed: int, item: int, stream: int) -> torch.Tensor:
-    """Normals of these counters, by the op's reference functions."""
-    op = philox_normal.op
-    n = torch.arange(first, first + counters)
-    mask = 0xFFFFFFFF
-    w = [n & mask, n >> 32, torch.full_like(n, item), torch.full_like(n, stream)]
-    k0, k1 = seed & mask, seed >> 32
-    for _ in range(10):
-        (h0, l0), (h1, l1) = op._multiply(0xD2511F53, w[0]), op._multiply(0xCD9E8D57, w[2])
-        w = [h1 ^ w[1] ^ k0, l1, h0 ^ w[3] ^ k1, l0]
-        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
-    return torch.stack((*op._box_muller(w[0], w[1]), *op._box_muller(w[2], w[3])), -1).reshape(-1)
+    outcome = cases_of(op).run(case, _device(lane, op, builds), planner)
+    assert outcome.clean, str(outcome)
 
 
 # ---- traffic, counted on the PTX

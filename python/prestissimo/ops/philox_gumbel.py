@@ -48,11 +48,11 @@ def philox_gumbel(
     return z.reshape(z.shape[0], *shape)
 
 
-def reference(seeds: Tensor, items: Tensor, stream: int, size: int) -> Tensor:
-    """`gumbel` of csrc/philox.h in plain PyTorch, bit for bit."""
+def reference(seeds: Tensor, items: Tensor, stream: int, size: int, first: int = 0) -> Tensor:
+    """`gumbel` of csrc/philox.h in plain PyTorch, bit for bit; first: as in philox_normal's."""
     import torch
 
-    g = torch.stack([_gumbel(w) for w in counter_words(seeds, items, stream, size)], dim=-1)
+    g = torch.stack([_gumbel(w) for w in counter_words(seeds, items, stream, size, first)], dim=-1)
     return g.flatten(1)[:, :size].contiguous()
 
 

@@ -78,20 +78,23 @@ def words(op: str, name: str, values: Any, device: Any = None, like: Any = None)
     return np.array(signed, dtype=np.int64)
 
 
-def reference(seeds: Tensor, items: Tensor, stream: int, size: int) -> Tensor:
-    """The format of csrc/philox.h in plain PyTorch, bit for bit: int64 holds the words, float32 the rest."""
+def reference(seeds: Tensor, items: Tensor, stream: int, size: int, first: int = 0) -> Tensor:
+    """The format of csrc/philox.h in plain PyTorch, bit for bit: int64 holds the words, float32 the rest.
+
+    first: counter of the first number, four numbers to a counter.
+    """
     import torch
 
-    w = counter_words(seeds, items, stream, size)
+    w = counter_words(seeds, items, stream, size, first)
     z = torch.stack((*_box_muller(w[0], w[1]), *_box_muller(w[2], w[3])), dim=-1)
     return z.flatten(1)[:, :size].contiguous()
 
 
-def counter_words(seeds: Tensor, items: Tensor, stream: int, size: int) -> tuple[Tensor, ...]:
-    """The four words, [B, ceil(size / 4)] each, of the counters of `size` numbers."""
+def counter_words(seeds: Tensor, items: Tensor, stream: int, size: int, first: int = 0) -> tuple[Tensor, ...]:
+    """The four words, [B, ceil(size / 4)] each, of the counters of `size` numbers from counter `first` on."""
     import torch
 
-    n = torch.arange(-(-size // 4), device=seeds.device)[None]
+    n = torch.arange(first, first - -size // 4, device=seeds.device)[None]
     counter = (n & _WORD, n >> 32 & _WORD, items[:, None] & _WORD, torch.tensor(stream, device=seeds.device))
     return philox4x32_10(
         torch.broadcast_tensors(*counter), (seeds[:, None] & _WORD, seeds[:, None] >> 32 & _WORD)
