@@ -4,8 +4,9 @@
 python -m tests.cuda.mutate adaln_modulate [--count 150] [--seed 3] [--target 80] [--record]
 
 Every mutant runs the op's cases until one notices. Survivors are printed with their PTX; those whose damage cannot be
-seen are argued in mutation.json, by kernel and text, and leave the score, as do mutants of instructions that no case
-executes (loop remainders that the block sizes never enter) and those that are no PTX any more.
+seen are argued in mutation.json, one by one, by kernel and text (by hand or by an argument of equivalent.py), and
+leave the score, as do mutants of instructions that no case executes (loop remainders that the block sizes never enter)
+and those that are no PTX any more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from . import toolchain
 from .devices import HostDevice, PtxDevice
+from .equivalent import why_equivalent
 from .lanes import Builds, cases_of
 from .ptx import Module, Options, PtxError
 from .toolchain import HERE
@@ -130,7 +132,7 @@ class Baseline:
 def baseline(op: str, module: Module, planner: HostDevice) -> Baseline:
     times: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
     hits: dict[str, np.ndarray] = {}
-    cases = list(cases_of(op).CASES)
+    cases = [*cases_of(op).CASES, *getattr(cases_of(op), "FAR_CASES", ())]
     for k, case in enumerate(cases):
         device, start = PtxDevice(module), time.perf_counter()
         outcome = cases_of(op).run(case, device, planner)
@@ -180,6 +182,28 @@ def draw(module: Module, base: Baseline, count: int, seed: int) -> tuple[list[Mu
     return chosen, everything
 
 
+def argument(unit: str, module: Module, mutant: Mutant) -> dict[str, str] | None:
+    """The entry of a mutant that an argument of equivalent.py covers."""
+    code = module.kernel(mutant.kernel).instructions
+    at = next(k for k, i in enumerate(code) if i.line == mutant.line and i.text + ";" == mutant.old)
+    why = why_equivalent([i.text + ";" for i in code], at, mutant.new)
+    if why is None:
+        return None
+    return {"of": unit, "kernel": mutant.kernel, "old": mutant.old, "new": mutant.new, "why": why}
+
+
+def write(records: dict[str, Any], unit: str, score: dict[str, Any], used: Sequence[dict[str, str]]) -> None:
+    """The score of a unit and the arguments that it used, in the place of its old ones; one line an argument."""
+    records["scores"][unit] = score
+    kept = [e for e in records["equivalent"] if e["of"] != unit] + list(used)
+    kept.sort(key=lambda e: (e["of"], e["kernel"], e["old"], e["new"]))
+    arguments = ",\n".join("  " + json.dumps(e) for e in kept)
+    scores = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(records["scores"].items()))
+    RECORD.write_text(
+        f'{{\n "scores": {{\n{scores}\n }},\n "equivalent": [\n{arguments}\n ]\n}}\n', encoding="utf-8"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -191,24 +215,27 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the score into mutation.json")
     o = parser.parse_args()
     records = json.loads(RECORD.read_text()) if RECORD.exists() else {"equivalent": [], "scores": {}}
-    argued = {(e["kernel"], e["old"], e["new"]) for e in records["equivalent"]}
+    unit = f"{o.op}/compute_{o.target}"
+    argued = {(e["kernel"], e["old"], e["new"]): e for e in records["equivalent"] if e["of"] == unit}
+    used: list[dict[str, str]] = []
     started = time.perf_counter()
     with Builds() as builds, HostDevice(builds.host("plain").executable) as planner:
         module = builds.module(o.op, o.target)
         base = baseline(o.op, module, planner)
         chosen, everything = draw(module, base, o.count, o.seed)
         tally: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-        survivors = []
         for k, mutant in enumerate(chosen):
             how = verdict(o.op, module, mutant, base, planner)
-            if how == "survived" and (mutant.kernel, mutant.old, mutant.new) in argued:
-                how = "equivalent"
-            tally[mutant.kind][how] += 1
             if how == "survived":
-                survivors.append(mutant)
-                print(
-                    f"survived: {mutant.kernel} line {mutant.line}, {mutant.kind}: {mutant.old}  ->  {mutant.new}"
-                )
+                entry = argued.get((mutant.kernel, mutant.old, mutant.new)) or argument(unit, module, mutant)
+                if entry:
+                    how = "equivalent"
+                    used.append(entry)
+                else:
+                    print(
+                        f"survived: {mutant.kernel} line {mutant.line}, {mutant.kind}: {mutant.old}  ->  {mutant.new}"
+                    )
+            tally[mutant.kind][how] += 1
             if k % 25 == 24:
                 print(f"{k + 1} of {len(chosen)}, {time.perf_counter() - started:.0f} s", flush=True)
     total = sum(tally.values(), collections.Counter())
@@ -228,8 +255,7 @@ def main() -> None:
     }
     print(f"{score}  {time.perf_counter() - started:.0f} s")
     if o.record:
-        records["scores"][f"{o.op}/compute_{o.target}"] = score
-        RECORD.write_text(json.dumps(records, indent=1) + "\n")
+        write(records, unit, score, used)
 
 
 if __name__ == "__main__":
