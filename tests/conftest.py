@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Test processes side by side (pytest -n) share the cores: a thread that spins while it waits holds up the others.
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from dataclasses import asdict, replace
 from pathlib import Path
 

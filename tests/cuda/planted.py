@@ -193,9 +193,9 @@ _OTHER_TYPES = (
 )
 
 
-def planted_source(bug: Bug) -> tuple[Path, Path]:
+def planted_source(bug: Bug, lane: str) -> tuple[Path, Path]:
     """(the .cuh to compile, the csrc folder beside it): copies with the bug in them."""
-    folder = toolchain.CACHE / "planted" / "".join(c if c.isalnum() else "-" for c in bug.name)
+    folder = toolchain.CACHE / "planted" / "".join(c if c.isalnum() else "-" for c in f"{bug.name} {lane}")
     csrc = folder / "csrc"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("cpu"))
@@ -225,7 +225,7 @@ def run(bug: Bug, lane: str, planner: HostDevice) -> Outcome:
     """The bug's case in one lane; a sanitizer's report counts as a finding."""
     kind, _, landing = lane.partition("-")
     late = landing != "early"
-    source, csrc = planted_source(bug)
+    source, csrc = planted_source(bug, lane)
     module = {"probes": probes, "adaln_modulate": adaln_modulate}[bug.op]
     if kind == "ptx":
         text = toolchain.ptx(source, 80, csrc)

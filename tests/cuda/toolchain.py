@@ -8,14 +8,16 @@ that very PTX.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,12 +110,24 @@ def source_hash(sources: Iterable[Path]) -> str:
     return _key(sources)
 
 
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time makes `path`: the others wait and find it made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _cached(path: Path, make: list[str | Path]) -> Path:
     """Run `make` with OUT replaced by a fresh path, then rename: a half-written file is never taken for a
     whole one.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return path
+    with _alone(path):
+        if path.exists():
+            return path
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             out = Path(folder) / path.name
             _run([out if word == "OUT" else word for word in make])
@@ -153,11 +167,12 @@ def cubin(text: str, name: str, target: int) -> Cubin:
     key = hashlib.sha256((text + version(ptxas) + " ".join(PTXAS_FLAGS)).encode()).hexdigest()[:24]
     folder = CACHE / "cubin" / f"{name}-{target}-{key}"
     if not (folder / "log").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "in.ptx").write_text(text)
-        out, source = folder / "out.cubin", folder / "in.ptx"
-        log = _run([ptxas, "-v", *PTXAS_FLAGS, f"-arch=sm_{target}", source, "-o", out])
-        (folder / "log").write_text(log)
+        with _alone(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "in.ptx").write_text(text)
+            out, source = folder / "out.cubin", folder / "in.ptx"
+            log = _run([ptxas, "-v", *PTXAS_FLAGS, f"-arch=sm_{target}", source, "-o", out])
+            (folder / "log").write_text(log)
     return Cubin(folder / "out.cubin", (folder / "log").read_text())
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -109,7 +110,10 @@ def _run(file: Path, only: str | None) -> list[dict[str, Any]]:
             f"--benchmark-json={figures}",
         ]
         command += ["-k", only] if only else []
-        done = subprocess.run(command, stdout=2, cwd=file.parent)  # standard error: standard output is ours
+        # not the settings of a pytest around this one: in xdist's workers pytest-benchmark times nothing
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        # standard error: standard output is ours
+        done = subprocess.run(command, stdout=2, cwd=file.parent, env=environment)
         if done.returncode == 5:
             raise ValueError(f"only must match some row, got {only!r}")
         if done.returncode or not figures.exists():
