@@ -112,8 +112,16 @@ class Guided {
 
 inline void add_to(float* sum, Vec v, int k) { store(sum, load(sum, k) + v, k); }
 
+// Kahan's: eager sums squares in double, and a plain float32 sum over 64 channels loses more than the law allows.
+inline void add_exactly(float* sum, float* lost, Vec v, int k) {
+  const Vec s = load(sum, k), y = v - load(lost, k), t = s + y;
+  store(lost, (t - s) - y, k);
+  store(sum, t, k);
+}
+
 struct Deviations {
   float mean_c[kMostFrames], mean[kMostFrames], deviation_c[kMostFrames], deviation[kMostFrames];
+  float lost_c[kMostFrames], lost[kMostFrames];
 };
 
 // row(c, i, k) for every channel and the lanes of its n frames.
@@ -137,8 +145,8 @@ void deviations(const Guided<T>& d, int64_t channels, int64_t frames, int64_t n,
   for_channels(channels, n, [&](int64_t c, int64_t i, int k) {
     const auto v = d.at(c * frames + i, k);
     const Vec p = v.conditional - load(s.mean_c + i, k), q = v.guided - load(s.mean + i, k);
-    add_to(s.deviation_c + i, p * p, k);
-    add_to(s.deviation + i, q * q, k);
+    add_exactly(s.deviation_c + i, s.lost_c + i, p * p, k);
+    add_exactly(s.deviation + i, s.lost + i, q * q, k);
     also(c, i, k, v);
   });
   for (int64_t i = 0; i < n; ++i) {

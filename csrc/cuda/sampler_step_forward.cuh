@@ -142,6 +142,13 @@ struct ColumnShare {
   }
 };
 
+// Kahan's sum; each operation rounded by itself.
+PRESTISSIMO_DEVICE void add_square(float& sum, float& lost, float d) {
+  const float y = __fadd_rn(__fmul_rn(d, d), -lost), t = __fadd_rn(sum, y);
+  lost = __fadd_rn(__fadd_rn(t, -sum), -y);
+  sum = t;
+}
+
 struct ColumnStatistics {
   float mean_c, mean, deviation_c, deviation, product;
 };
@@ -150,7 +157,7 @@ struct ColumnStatistics {
 template <class Pair, class Product>
 PRESTISSIMO_DEVICE ColumnStatistics column_statistics(const ColumnShare& at, int64_t channels, Pair pair,
                                                       Product product, float* scratch) {
-  float mean[2] = {0.0f, 0.0f}, moments[3] = {0.0f, 0.0f, 0.0f};
+  float mean[2] = {0.0f, 0.0f}, moments[3] = {0.0f, 0.0f, 0.0f}, lost[2] = {0.0f, 0.0f};
   at.for_channels(channels, [&](int64_t c) {
     const DenoisedPair d = pair(c);
     mean[0] += d.conditional;
@@ -162,8 +169,8 @@ PRESTISSIMO_DEVICE ColumnStatistics column_statistics(const ColumnShare& at, int
   mean[1] /= count;
   at.for_channels(channels, [&](int64_t c) {
     const DenoisedPair d = pair(c);
-    moments[0] += (d.conditional - mean[0]) * (d.conditional - mean[0]);
-    moments[1] += (d.guided - mean[1]) * (d.guided - mean[1]);
+    add_square(moments[0], lost[0], d.conditional - mean[0]);
+    add_square(moments[1], lost[1], d.guided - mean[1]);
     moments[2] += product(c) * d.guided;
   });
   column_sum(moments, scratch);

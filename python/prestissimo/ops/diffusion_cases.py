@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from .cfg_combine import cfg_combine
+from .cfg_combine import reference as cfg_combine_reference
 from .ctm_map import ctm_map
 from .ctm_map import reference as ctm_map_reference
 from .edm_denoise import edm_denoise
@@ -27,6 +29,8 @@ _SMALL: tuple[Shape, ...] = (
     (1, 1, 31), (3, 4, 8), (1, 3, 11), (2, 7, 13), (0, 4, 16), (2, 0, 16), (1, 8, 513), (2, 64, 129), (1, 1, 4097),
     (1, 33, 600),
 )  # fmt: skip
+# with a standard deviation over channels: one has none, and few that are nearly equal leave it no digits
+_DEVIATING = (*(s for s in _SMALL if s[1] > 4 and s[0] > 0), (3, 6, 8), (2, 16, 17), (1, 256, 70))
 # models.md: latents of 6.2; the last is large enough that a copy leaves the caches
 LATENTS: dict[str, Shape] = {
     "mini-12s": (1, 128, 129),
@@ -151,9 +155,7 @@ def _step_case(
     weights = step_weights(
         method, sigma, sigma_next, *(settings[k] for k in ("sigma_previous", "eta", "alpha", "alpha_next"))
     )
-    # one channel has no deviation, and two that are nearly equal leave it no digits
-    few = settings["rescale"] != 0
-    small = tuple(s for s in _SMALL if s[1] > 2 and s[0] > 0) if few else _SMALL
+    small = _DEVIATING if settings["rescale"] else _SMALL
 
     def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
         F = _latent(shape, dtype, rng, -0.2)
@@ -256,6 +258,35 @@ _STEP_CASES = (
     _step_case("ctm-rescaled", "ctm", 0.8, 0.6, "un", options={**_EDM_GUIDED, "eta": 1.0, "rescale": 0.5}),
 )
 
+
+def _cfg_case(variant: str, scale: float, rescale: float, real: tuple[str, ...]) -> OpCase:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        c = _latent(shape, dtype, rng, -0.2)
+        u = (c + 0.3 * _latent(shape, dtype, rng, 0.1)).to(dtype)
+        return {"conditional": c, "unconditional": u, "scale": scale, "rescale": rescale}
+
+    return OpCase(
+        name="cfg_combine",
+        op=cfg_combine,
+        reference=cfg_combine_reference,
+        make=make,
+        small=_DEVIATING if rescale else _SMALL,
+        variant=variant,
+        gradients=("conditional", "unconditional"),
+        gradient_small=_DEVIATING if rescale else _SMALL,
+        bad=(
+            (cut("unconditional"), ValueError, "unconditional"),
+            (other_dtype("unconditional"), TypeError, "unconditional"),
+            (_set("rescale", 1.5), ValueError, "rescale"),
+            (_set("scale", math.nan), ValueError, "scale"),
+        ),
+        real={k: LATENTS[k] for k in real},
+        bytes_moved=_elements(3),
+        eager_bytes=_elements(12 if rescale else 8),
+        flops=lambda s: (12 if rescale else 3) * math.prod(s),
+    )
+
+
 DIFFUSION_CASES: tuple[OpCase, ...] = (
     OpCase(
         name="edm_precondition",
@@ -321,4 +352,6 @@ DIFFUSION_CASES: tuple[OpCase, ...] = (
         flops=lambda s: 42 * math.prod(s),
     ),
     *_STEP_CASES,
+    _cfg_case("plain", 4.0, 0.0, tuple(LATENTS)),
+    _cfg_case("rescaled", 4.0, 0.7, tuple(LATENTS)),
 )
