@@ -20,7 +20,7 @@ from prestissimo.engines import ENGINES, Engine
 from prestissimo.models.config import ModelConfig, bundled_models, load_model
 from prestissimo.nn import DiT, MelCodec, TextContext, TextEncoder
 from prestissimo.request import Request, per_item, seeds_for
-from prestissimo.sampling import SAMPLERS, Denoiser, classifier_free, karras, latent_noise
+from prestissimo.sampling import SAMPLERS, STOCHASTIC, Denoiser, classifier_free, karras, latent_noise
 from prestissimo.stages import Stages
 
 __all__ = ["Generation", "Pipeline", "Timing", "load"]
@@ -213,7 +213,8 @@ class Pipeline:
                 start = self._noise(request, noise) if noise is not None else self._seeded(request)
                 init = None if init_audio is None else self._encoded(_stereo(init_audio), samples)
                 sigmas = self.schedule(request.steps, request.init_strength if init is not None else 1.0)
-                x = SAMPLERS[request.sampler](denoiser, start, sigmas, callback, init)
+                seeds = {"seeds": [request.seed]} if request.sampler in STOCHASTIC else {}
+                x = SAMPLERS[request.sampler](denoiser, start, sigmas, callback, init, **seeds)
                 if not torch.isfinite(x).all():
                     raise FloatingPointError(
                         "the denoised latents are not finite: the weights or the dtype are at fault"

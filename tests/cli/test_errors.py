@@ -46,7 +46,7 @@ def generate(tiny_model, tmp_path, monkeypatch, capsys):
         (["calm", "--steps", "0"], "steps must be 1 to 1000, got 0"),
         (["calm", "--guidance", "-1"], "guidance must be 0 to 100, got -1"),
         (["calm", "--guidance", "nan"], "guidance must be finite, got nan"),
-        (["calm", "--sampler", "ddim"], "sampler must be one of euler, heun, got 'ddim'"),
+        (["calm", "--sampler", "rk4"], "sampler must be one of euler, heun, dpm2, dpmpp_2s, dpmpp_2m, ddim"),
         (["calm", "--seed", "-1"], "seed must be 0 to"),
         (["calm", "--seed", "99999999999999999999"], "seed must be 0 to"),
         (["calm", "--num", "0"], "num must be 1 or more, got 0"),

@@ -106,7 +106,7 @@ def test_json_round_trip() -> None:
         ("codec.mel.hop", 0, r"codec.mel: hop must be positive"),
         ("sampling.sigma_data", 10**400, r"sampling.sigma_data is too large, got a huge integer"),
         ("sampling.sigma_max", 0.001, r"sampling: sigma_min and sigma_max"),
-        ("sampling.sampler", "magic", r"sampling: sampler must be one of euler, heun, got 'magic'"),
+        ("sampling.sampler", "magic", r"sampling: sampler must be one of euler, heun, .*, got 'magic'"),
         ("sampling.steps", 0, r"sampling: steps must be"),
         ("sampling.rescale", 2, r"sampling: rescale must be"),
         ("sampling.guidance", -1, r"sampling: guidance must be"),

@@ -172,7 +172,7 @@ def test_prompts_that_are_cut_are_said_to_be(pipe, caplog):
         ({"prompt": ["calm", 3]}, TypeError, "prompt must be text"),
         ({"seconds": 61}, ValueError, "seconds must be at most 60, got 61"),
         ({"seconds": [1.0, 2.0]}, ValueError, r"seconds must be one, or one per prompt \(1\), got 2"),
-        ({"sampler": "ddim"}, ValueError, "sampler must be one of euler, heun"),
+        ({"sampler": "rk4"}, ValueError, "sampler must be one of euler, heun"),
         ({"output_type": "np"}, ValueError, 'output_type must be "audio" or "latent"'),
         ({"num_waveforms_per_prompt": 0}, ValueError, "num_waveforms_per_prompt must be a positive integer"),
         ({"latents": torch.zeros(8, 3)}, ValueError, r"latents must be a tensor \[8, 6\], got \[8, 3\]"),

@@ -55,7 +55,12 @@ def evaluate(
         typer.Option(help="Guidance scale.", show_default="the model's", rich_help_panel=_WHAT),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="euler or heun.", show_default="the model's", rich_help_panel=_WHAT)
+        str | None,
+        typer.Option(
+            help="euler, heun, dpm2, dpmpp_2s, dpmpp_2m, ddim, pingpong or ctm.",
+            show_default="the model's",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first clip of each prompt.", rich_help_panel=_WHAT)] = 0,
     data: Annotated[

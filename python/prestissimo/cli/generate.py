@@ -67,7 +67,12 @@ def generate(
         ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="euler or heun.", show_default="the model's", rich_help_panel=_MUSIC)
+        str | None,
+        typer.Option(
+            help="euler, heun, dpm2, dpmpp_2s, dpmpp_2m, ddim, pingpong or ctm.",
+            show_default="the model's",
+            rich_help_panel=_MUSIC,
+        ),
     ] = None,
     init_audio: Annotated[
         Path | None,

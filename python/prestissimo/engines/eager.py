@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor
 
 from prestissimo.nn.dit import DiT, TextContext
-from prestissimo.sampling import Denoiser, denoise
+from prestissimo.sampling import Denoiser, Preconditioned
 
 __all__ = ["TorchEngine"]
 
@@ -25,4 +25,4 @@ class TorchEngine:
         def predict(x: Tensor, sigma: Tensor) -> Tensor:
             return cast(Tensor, network(x, {"sigma": sigma, "seconds": seconds}, context))
 
-        return lambda x, sigma: denoise(predict, x, sigma, sigma_data)
+        return Preconditioned(predict, sigma_data)

@@ -19,6 +19,7 @@ from .op_case import DIT_SIZES, Arguments, OpCase, Shape, Spoiled, cut, noise, o
 from .phase_cases import PHASE_CASES
 from .philox_normal import philox_normal
 from .philox_normal import reference as philox_normal_reference
+from .sampler_step_cases import SAMPLER_STEP_CASES
 from .selection_cases import SELECTION_CASES
 from .similarity_cases import SIMILARITY_CASES
 from .transformer_cases import TRANSFORMER_CASES
@@ -121,6 +122,7 @@ CASES: tuple[OpCase, ...] = (
         flops=lambda s: 40 * s[0] * s[1],
     ),
     *DIFFUSION_CASES,
+    *SAMPLER_STEP_CASES,
     *PHASE_CASES,
     *LINEAR_CASES,
     *SELECTION_CASES,

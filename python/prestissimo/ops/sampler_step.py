@@ -354,16 +354,20 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     # which of the four reach an output at all
     ctx.used = (bool(w.x or skip), True, is_guided, bool(w.previous))
     saved = (x if skip else None, prediction, unconditional) if is_guided and rescale else (None,) * 3
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*saved)
 
 
-def _gradient(ctx: Any, dy: Tensor, ddenoised: Tensor) -> tuple[Any, ...]:
+def _gradient(ctx: Any, dy: Tensor | None, ddenoised: Tensor | None) -> tuple[Any, ...]:
+    ddenoised = ddenoised if ctx.denoised else None
+    if dy is None:
+        if ddenoised is None:
+            return (None,) * 19
+        dy = ddenoised.new_zeros(ddenoised.shape)
     needed = [
         n and used for n, used in zip((ctx.needs_input_grad[i] for i in (0, 1, 5, 6)), ctx.used, strict=True)
     ]
-    dx, dc, du, dp = step_gradients(
-        dy, ddenoised if ctx.denoised else None, ctx.saved_tensors, ctx.weights, needed
-    )
+    dx, dc, du, dp = step_gradients(dy, ddenoised, ctx.saved_tensors, ctx.weights, needed)
     return (dx, dc, None, None, None, du, dp, *[None] * 12)
 
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-__all__ = ["denoise", "draw_sigma", "edm_loss", "scalings"]
+from prestissimo.ops.edm_denoise import scalings as output_scalings
+from prestissimo.sampling.denoisers import Network, Preconditioned
 
-Network = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["denoise", "draw_sigma", "edm_loss", "scalings"]
 
 
 def _per_sample(sigma: Tensor, x: Tensor) -> Tensor:
@@ -30,18 +29,12 @@ def scalings(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
     >>> scalings(torch.tensor(0.0), sigma_data=0.5)
     (tensor(1.), tensor(0.), tensor(2.))
     """
-    variance = sigma**2 + sigma_data**2
-    return sigma_data**2 / variance, sigma * sigma_data * variance.rsqrt(), variance.rsqrt()
+    return *output_scalings(sigma, sigma_data), (sigma**2 + sigma_data**2).rsqrt()
 
 
 def denoise(network: Network, x: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """D(x, σ) = c_skip·x + c_out·F(c_in·x, σ): the estimate of the clean latent, (B, C, T).
-
-    network: F of the scaled latent and of σ (B,) itself (`DiT` takes ln(σ)/4 of it); x: the noisy latent
-    (B, C, T); sigma: (B,) or scalar. Raises ValueError where sigma has another shape.
-    """
-    c_skip, c_out, c_in = scalings(_per_sample(sigma, x), sigma_data)
-    return c_skip * x + c_out * network(c_in * x, sigma.expand(x.shape[0]))
+    """D(x, σ) = c_skip·x + c_out·F(c_in·x, σ): the estimate of the clean latent, as `Preconditioned` gives it."""
+    return Preconditioned(network, sigma_data)(x, sigma)
 
 
 def edm_loss(network: Network, x0: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float) -> Tensor:

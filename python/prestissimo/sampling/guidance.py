@@ -6,25 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prestissimo.sampling.samplers import Denoiser
+from prestissimo import ops
+from prestissimo.sampling.denoisers import Denoiser, Estimate, estimate
 
-__all__ = ["cfg_combine", "classifier_free"]
-
-
-def cfg_combine(conditional: Tensor, unconditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
-    """u + w(c − u); then out ← φ·out·std(c)/std(out) + (1 − φ)·out, the std over the channels (dim 1).
-
-    scale: w, 1 gives c; rescale: φ in [0, 1] (Lin et al., arXiv 2305.08891, section 3.4), against the growth
-    of contrast with w. Both inputs (B, C, T).
-    """
-    if conditional.shape != unconditional.shape:
-        got = f"{list(conditional.shape)} and {list(unconditional.shape)}"
-        raise ValueError(f"conditional and unconditional must have one shape, got {got}")
-    out = torch.lerp(unconditional, conditional, scale)
-    if rescale:
-        ratio = conditional.std(dim=1, keepdim=True) / out.std(dim=1, keepdim=True).clamp_min(1e-12)
-        out = out * (rescale * ratio + (1 - rescale))
-    return out
+__all__ = ["classifier_free"]
 
 
 def classifier_free(
@@ -38,19 +23,43 @@ def classifier_free(
     """The guided denoiser D_∅ + w(D_c − D_∅), from one call of `both` per step.
 
     conditional: the denoiser of the prompts, batch B; both: the denoiser for batch 2B whose first B rows have
-    the prompts and the others the null text or the negative prompts; interval: (low, high), guidance where
-    low < σ <= high and the plain conditional elsewhere (Kynkäänniemi et al., arXiv 2404.07724), at half the
-    cost there; scale 1 never calls `both`.
+    the prompts and the others the null text or the negative prompts; rescale: φ of `ops.cfg_combine`; interval:
+    (low, high), guidance where low < σ <= high and the plain conditional elsewhere (Kynkäänniemi et al., arXiv
+    2404.07724), at half the cost there; scale 1 never calls `both`.
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1], got {rescale!r}")
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise ValueError(f"interval must be (low, high) with 0 <= low < high, got {interval!r}")
+    return conditional if scale == 1 else _Guided(conditional, both, scale, rescale, interval)
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        if interval is not None and not interval[0] < float(sigma[0]) <= interval[1]:
-            return conditional(x, sigma)
-        c, u = both(torch.cat([x, x]), torch.cat([sigma, sigma])).chunk(2)
-        return cfg_combine(c, u, scale, rescale)
 
-    return conditional if scale == 1 else denoise
+class _Guided:
+    def __init__(
+        self,
+        conditional: Denoiser,
+        both: Denoiser,
+        scale: float,
+        rescale: float,
+        interval: tuple[float, float] | None,
+    ) -> None:
+        self.conditional, self.both = conditional, both
+        self.scale, self.rescale, self.interval = scale, rescale, interval
+
+    def _outside(self, level: float) -> bool:
+        return self.interval is not None and not self.interval[0] < level <= self.interval[1]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if self.interval is not None and self._outside(float(sigma[0])):
+            return self.conditional(x, sigma)
+        c, u = self.both(torch.cat([x, x]), torch.cat([sigma, sigma])).chunk(2)
+        return ops.cfg_combine(c, u, self.scale, self.rescale)  # type: ignore[no-any-return]
+
+    def estimate(self, x: Tensor, level: float) -> Estimate:
+        if self._outside(level):
+            return estimate(self.conditional, x, level)
+        twice = estimate(self.both, torch.cat([x, x]), level)
+        if twice.unconditional is not None:
+            raise ValueError("both must be a denoiser without guidance of its own")
+        c, u = twice.prediction.chunk(2)
+        return Estimate(c, u, twice.skip, twice.out, self.scale, self.rescale)
