@@ -6,6 +6,7 @@ from .cfg_combine import cfg_combine
 from .conv1d import PackedConv1d, conv1d, pack_conv1d
 from .conv_transpose1d import PackedConvTranspose1d, conv_transpose1d, pack_conv_transpose1d
 from .ctm_map import ctm_map
+from .depthwise_conv1d import depthwise_conv1d
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .gated_residual import gated_residual
@@ -37,6 +38,7 @@ __all__ = [
     "conv1d",
     "conv_transpose1d",
     "ctm_map",
+    "depthwise_conv1d",
     "edm_denoise",
     "edm_precondition",
     "gated_residual",

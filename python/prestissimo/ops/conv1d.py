@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .depthwise_conv1d import depthwise_conv1d
 from .linear import _backward_op as linear_backward
 from .linear import reference as linear_reference
 from .pack_linear import PackedWeight, pack_linear
@@ -34,7 +35,9 @@ def pack_conv1d(weight: Any, dtype: str = "bfloat16") -> PackedConv1d:
     return PackedConv1d(pack_linear(as_rows(weight), dtype), weight.shape[2])
 
 
-def conv1d(x: Any, weight: Any, bias: Any = None, padding: int = 0, dilation: int = 1) -> Any:
+def conv1d(
+    x: Any, weight: Any, bias: Any = None, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> Any:
     """y[o, t] = bias[o] + Σ_{c, k} weight[o, c, k]·x[c, t + k·dilation - padding]: torch's own, sums in float32.
 
     Args:
@@ -43,6 +46,7 @@ def conv1d(x: Any, weight: Any, bias: Any = None, padding: int = 0, dilation: in
         weight: [O, C, K] of x's dtype, or a `PackedConv1d` (`pack_conv1d`), whose dtype is that of the products.
         bias: [O]; may be absent.
         padding, dilation: zeros at either end, at least 0; at least 1.
+        groups: 1 (dense), or C, every channel by itself with a weight [C, 1, K] (`depthwise_conv1d`).
 
     Returns:
         [B, O, T + 2·padding - dilation·(K - 1)], dtype and kind of x. Differentiable in x, bias and a weight that is
@@ -59,6 +63,10 @@ def conv1d(x: Any, weight: Any, bias: Any = None, padding: int = 0, dilation: in
     >>> conv1d(x, weight, padding=1)
     array([[[  2.,  21., 210., 100.]]], dtype=float32)
     """
+    if groups != 1:
+        if len(x.shape) == 3 and groups != x.shape[1]:
+            raise ValueError(f"conv1d: groups must be 1 or {x.shape[1]}, got {groups}")
+        return depthwise_conv1d(x, weight, bias, padding, dilation)
     if isinstance(weight, PackedConv1d):
         packed = weight.rows
         if len(x.shape) == 3 and packed.in_features != weight.kernel * x.shape[1]:

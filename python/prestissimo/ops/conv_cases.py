@@ -12,6 +12,8 @@ from .conv1d import conv1d
 from .conv1d import reference as conv1d_reference
 from .conv_transpose1d import conv_transpose1d
 from .conv_transpose1d import reference as conv_transpose1d_reference
+from .depthwise_conv1d import depthwise_conv1d
+from .depthwise_conv1d import reference as depthwise_conv1d_reference
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
 
 BATCH = 2
@@ -119,6 +121,62 @@ def _up_case(variant: str, stride: int, kernel: int, real: dict[str, Shape] | No
     )
 
 
+# (samples, channels, time); ConvNeXt blocks of the bundled decoder (32 s), of Vocos (30 s) and of ACE-Step's vocoder
+_DEPTHWISE_SMALL: tuple[Shape, ...] = (
+    (2, 5, 24), (1, 1, 1), (1, 3, 2), (2, 8, 3), (1, 15, 7), (1, 16, 9), (3, 17, 5), (1, 31, 64), (2, 33, 65),
+    (1, 48, 130), (0, 4, 9), (1, 320, 11),
+)  # fmt: skip
+_DEPTHWISE_SIZES: dict[str, Shape] = {
+    "mini-32s": (1, 288, 1380),
+    "vocos-30s": (1, 512, 2584),
+    "ace-step-1.5-xl": (2, 6400, 3000),
+}
+
+
+def _depthwise_case(
+    variant: str, kernel: int, dilation: int, bias: bool = True, real: dict[str, Shape] | None = None
+) -> OpCase:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        return {
+            "x": rows(shape, dtype, rng),
+            "weight": noise((shape[1], 1, kernel), dtype, rng, 0.1, kernel**-0.5),
+            "bias": noise((shape[1],), dtype, rng, 0.3) if bias else None,
+            "padding": -(-dilation * (kernel - 1) // 2),
+            "dilation": dilation,
+        }
+
+    bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
+        (lambda a: {**a, "x": a["x"][0]}, ValueError, "x"),
+        (lambda a: {**a, "x": a["x"][:, :-1]}, ValueError, "weight"),
+        (lambda a: {**a, "weight": a["weight"][:, 0]}, ValueError, "weight"),
+        (other_dtype("weight"), TypeError, "weight"),
+        (lambda a: {**a, "padding": -1}, ValueError, "padding"),
+        (lambda a: {**a, "dilation": 0}, ValueError, "dilation"),
+        (lambda a: {**a, "dilation": 100}, ValueError, "x"),
+    ]
+    if bias:
+        bad += [(cut("bias"), ValueError, "bias"), (other_dtype("bias"), TypeError, "bias")]
+    if kernel == 1:  # which no dilation makes too long
+        bad = [b for b in bad if b[2] != "x" or b[0] is bad[0][0]]
+    return OpCase(
+        name="depthwise_conv1d",
+        op=depthwise_conv1d,
+        reference=depthwise_conv1d_reference,
+        make=make,
+        small=_DEPTHWISE_SMALL,
+        variant=variant,
+        dtypes=_DTYPES,
+        gradients=("x", "weight", *(("bias",) * bias)),
+        gradient_small=((2, 5, 24), (1, 16, 9), (3, 17, 5), (2, 33, 130)),
+        not_finite=("x", *(("bias",) * bias)),  # zeros of the padding: as above
+        bad=tuple(bad),
+        real=real or {},
+        bytes_moved=lambda s, item: 2 * s[0] * s[1] * s[2] * item,
+        eager_bytes=lambda s, item: 2 * s[0] * s[1] * s[2] * item,
+        flops=lambda s: 2 * kernel * s[0] * s[1] * s[2],
+    )
+
+
 CONV_CASES: tuple[OpCase, ...] = (
     _conv_case("k7", 7, 1, _RESIDUAL),
     _conv_case("k3-dilation-3", 3, 3),
@@ -126,4 +184,8 @@ CONV_CASES: tuple[OpCase, ...] = (
     _up_case("stride-2", 2, 4),
     _up_case("stride-8", 8, 16, _UP),
     _up_case("stride-5", 5, 10),
+    _depthwise_case("k7", 7, 1, real=_DEPTHWISE_SIZES),
+    _depthwise_case("k3-dilation-2", 3, 2, bias=False),
+    _depthwise_case("k1", 1, 1),
+    _depthwise_case("k6-dilation-3", 6, 3),
 )
