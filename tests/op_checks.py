@@ -88,8 +88,8 @@ def with_not_finite(case: OpCase, dtype: torch.dtype, value: float) -> Iterator[
     """Arguments with `value` among their elements, one argument after the other."""
     for name in case.gradients if case.not_finite is None else case.not_finite:
         arguments = case.make((2, 3, 40), dtype, generator())
-        flat = tensors(arguments[name])[0].view(-1)
-        flat[7 % flat.numel()] = value
+        t = tensors(arguments[name])[0]
+        t.put_(t.new_tensor(7 % t.numel(), dtype=torch.int64), t.new_tensor(value))
         yield arguments
 
 
