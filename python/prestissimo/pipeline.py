@@ -18,7 +18,7 @@ from torch import Tensor
 from prestissimo import ops
 from prestissimo.engines import ENGINES, Engine
 from prestissimo.models.config import ModelConfig, bundled_models, load_model
-from prestissimo.nn import DiT, MelCodec, TextContext, TextEncoder
+from prestissimo.nn import DiT, MelCodec, TextContext, TextEncoder, pack_linears, plain_linears
 from prestissimo.request import Request, per_item, seeds_for
 from prestissimo.sampling import SAMPLERS, STOCHASTIC, Denoiser, classifier_free, karras, latent_noise
 from prestissimo.stages import Stages
@@ -85,6 +85,10 @@ class Pipeline:
         self._contexts: dict[str, TextContext] = {}
         if strict_kernels and not ops.compiled():
             raise ops.MissingKernelError("strict_kernels: the compiled module prestissimo._core is missing")
+        if strict_kernels and self.device.type == "cpu":
+            plain = [name for network in (text_encoder, dit, codec) for name in plain_linears(network)]
+            if plain:
+                raise ops.MissingKernelError(f"strict_kernels: {plain[0]} is not packed: see nn.pack_linears")
 
     @property
     def name(self) -> str:
@@ -97,12 +101,12 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        return self.dit.out.weight.device
+        return self.dit.null_text.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the transformer's weights; text encoder and codec compute in float32."""
-        return self.dit.out.weight.dtype
+        return self.dit.null_text.dtype
 
     @property
     def threads(self) -> int:
@@ -348,16 +352,22 @@ def load(
     also "float16". threads: of the CPU, while it runs (default: torch's). strict_kernels: raise
     `prestissimo.ops.MissingKernelError` wherever a plain-PyTorch reference would run in place of a kernel.
 
+    On the CPU the weights of linear layers are packed for `ops.linear`, and pipelines of one model share them.
+
     Raises ValueError naming the argument or the file that is wrong, FileNotFoundError for a missing file.
     """
     place = _device(device)
     number = _dtype(dtype, place)
     config, text_encoder, dit, codec = load_model(_folder(name_or_path))
+    networks = {"text": text_encoder.to(place), "dit": dit.to(place, number), "codec": codec.to(place)}
+    if place.type == "cpu" and ops.compiled():
+        for part, network in networks.items():
+            pack_linears(network, config.sha256.get(part))
     return Pipeline(
         config,
-        text_encoder.to(place).eval(),
-        dit.to(place, number).eval(),
-        codec.to(place).eval(),
+        text_encoder.eval(),
+        dit.eval(),
+        codec.eval(),
         threads=threads,
         strict_kernels=strict_kernels,
     )

@@ -74,6 +74,7 @@ def demo(
         rows, {"seconds": seconds}, seed=seed, output=f"{output}/", format=format, plot=True, overwrite=True
     )
 
+    from prestissimo.nn import parameter_count
     from prestissimo.pipeline import load
 
     pipe = load(model, threads=threads)
@@ -89,8 +90,7 @@ def demo(
         if job.path is not None and job.picture is not None
     ]
     counts = {
-        name: sum(p.numel() for p in module.parameters())
-        for name, module in (("transformer", pipe.dit), ("decoder", pipe.codec))
+        name: parameter_count(module) for name, module in (("transformer", pipe.dit), ("decoder", pipe.codec))
     }
     about = (
         f"Model {pipe.name} ({', '.join(f'{name} {n / 1e6:.1f} M parameters' for name, n in counts.items())}), "

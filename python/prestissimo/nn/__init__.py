@@ -3,6 +3,7 @@
 
 from prestissimo.nn.codec import MelCodec, MelCodecConfig
 from prestissimo.nn.dit import DiT, DiTConfig, TextContext
+from prestissimo.nn.packing import PackedLinear, pack_linears, parameter_count, plain_linears
 from prestissimo.nn.text_encoder import TextEncoder, TextEncoderConfig, TextTokens
 
 __all__ = [
@@ -10,8 +11,12 @@ __all__ = [
     "DiTConfig",
     "MelCodec",
     "MelCodecConfig",
+    "PackedLinear",
     "TextContext",
     "TextEncoder",
     "TextEncoderConfig",
     "TextTokens",
+    "pack_linears",
+    "parameter_count",
+    "plain_linears",
 ]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prestissimo.nn.attention import CrossAttention, SelfAttention
-from prestissimo.nn.layers import CONDITIONS, Kernels, ScalarEmbedding, SwiGLU, linear_in
+from prestissimo.nn.layers import CONDITIONS, Kernels, ScalarEmbedding, SwiGLU, WideLinear
 from prestissimo.nn.rope import rope_tables
 
 __all__ = ["DiT", "DiTConfig", "TextContext"]
@@ -137,7 +137,7 @@ class DiTBlock(nn.Module):
         adaln_modulate: Callable[..., Tensor],
     ) -> Tensor:
         """x (B, T, C), modulation (B, 6, C), rope: cos, sin (T, r/2), text: k, v (B, S, H, D), mask."""
-        dtype = self.feed_forward.expand.weight.dtype
+        dtype = self.offset.dtype
         s1, c1, g1, s2, c2, g2 = (modulation + self.offset).to(x.dtype).unbind(1)
         y = adaln_modulate(x, s1, c1, eps=self.eps, norm=self.norm)
         x = x + g1[:, None] * self.self_attention(y.to(dtype), *rope)
@@ -160,9 +160,9 @@ class DiT(Kernels):
         )
         self.null_text = nn.Parameter(torch.zeros(config.text_dim))
         self.text = nn.Linear(config.text_dim, width)
-        self.pooled_text = nn.Linear(config.text_dim, width)
-        self.condition_hidden = nn.Linear(width, width)
-        self.modulation = nn.Linear(width, 6 * width)
+        self.pooled_text = WideLinear(config.text_dim, width)
+        self.condition_hidden = WideLinear(width, width)
+        self.modulation = WideLinear(width, 6 * width)
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.out_offset = nn.Parameter(torch.zeros(2, width))
         self.out = nn.Linear(width, token)
@@ -186,7 +186,7 @@ class DiT(Kernels):
     def with_conditions(self, *names: str) -> DiT:
         """A copy that knows further scalar conditions; equal outputs until it is trained on them."""
         config = replace(self.config, conditions=(*self.config.conditions, *names))
-        wider = DiT(config, self.kernels).to(self.out.weight)
+        wider = DiT(config, self.kernels).to(self.null_text)
         wider.load_state_dict({**wider.state_dict(), **self.state_dict()})
         return wider.train(self.training)
 
@@ -210,7 +210,7 @@ class DiT(Kernels):
         mask = mask | null
         wide = torch.promote_types(text.dtype, torch.float32)
         pooled = text.to(wide).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        context = self.text(text.to(self.text.weight.dtype))
+        context = self.text(text.to(self.null_text.dtype))
         projected = [cast(DiTBlock, block).cross_attention.project(context) for block in self.blocks]
         return TextContext(tuple(k for k, _ in projected), tuple(v for _, v in projected), mask, pooled)
 
@@ -225,14 +225,14 @@ class DiT(Kernels):
         if set(conditions) != set(self.config.conditions):
             raise ValueError(f"conditions must be {sorted(self.config.conditions)}, got {sorted(conditions)}")
         with torch.autocast(pooled.device.type, enabled=False):
-            c = linear_in(self.pooled_text, pooled)
+            c = self.pooled_text(pooled)
             for name, embedding in self.conditions.items():
                 value = conditions[name]
                 if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, pooled.shape[0])):
                     raise ValueError(f"{name} must be [{pooled.shape[0]}], got {list(value.shape)}")
                 c = c + embedding(value.reshape(-1))
-            c = F.silu(linear_in(self.condition_hidden, c))
-            return linear_in(self.modulation, c).unflatten(-1, (6, -1))
+            c = F.silu(self.condition_hidden(c))
+            return self.modulation(c).unflatten(-1, (6, -1))
 
     def forward(
         self,
@@ -265,7 +265,7 @@ class DiT(Kernels):
 
         p = config.latents_per_token
         tokens = F.pad(x, (0, -T % p)).unflatten(-1, (-1, p)).permute(0, 2, 1, 3).flatten(2)
-        h = self.embed(tokens.to(self.embed.weight.dtype))
+        h = self.embed(tokens.to(self.null_text.dtype))
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         rope = rope_tables(h.shape[1], config.rope_dim or config.head_dim, config.rope_base, h.device)
         wanted = {i % config.depth for i in return_hidden}
@@ -276,7 +276,7 @@ class DiT(Kernels):
                 hidden[i] = h
         shift, scale = (modulation[:, :2] + self.out_offset).to(h.dtype).unbind(1)
         h = self.adaln_modulate(h, shift, scale, eps=config.norm_eps, norm=config.norm)
-        y = self.out(h.to(self.out.weight.dtype))
+        y = self.out(h.to(self.null_text.dtype))
         y = y.unflatten(-1, (-1, p)).permute(0, 2, 1, 3).flatten(2)[..., :T].to(x.dtype)
         return (y, {i: hidden[i % config.depth] for i in return_hidden}) if return_hidden else y
 

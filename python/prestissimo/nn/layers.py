@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prestissimo import ops
 from prestissimo.ops.adaln_modulate import reference as adaln_modulate_reference
 
-__all__ = ["CONDITIONS", "Kernels", "ScalarEmbedding", "SwiGLU", "linear_in"]
+__all__ = ["CONDITIONS", "Kernels", "ScalarEmbedding", "SwiGLU", "WideLinear"]
 
 
 class Kernels(nn.Module):
@@ -22,6 +22,8 @@ class Kernels(nn.Module):
     kernels: "auto" calls `prestissimo.ops`, "reference" the references; may be changed at any time, for the
     networks inside this one too.
     """
+
+    _kernels: str
 
     def __init__(self, kernels: str = "auto") -> None:
         super().__init__()
@@ -35,10 +37,9 @@ class Kernels(nn.Module):
     def kernels(self, value: str) -> None:
         if value not in ("auto", "reference"):
             raise ValueError(f'kernels must be "auto" or "reference", got {value!r}')
-        self._kernels = value
-        for child in self.children():
-            if isinstance(child, Kernels):
-                child.kernels = value
+        for module in self.modules():
+            if isinstance(module, Kernels):
+                module._kernels = value
 
     @property
     def by_reference(self) -> bool:
@@ -50,10 +51,12 @@ class Kernels(nn.Module):
         return ops.adaln_modulate if self._kernels == "auto" else adaln_modulate_reference
 
 
-def linear_in(layer: nn.Linear, x: Tensor) -> Tensor:
-    """x Wᵀ + b in the dtype of x, whatever that of the weights; the caller switches autocast off."""
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    return F.linear(x, layer.weight.to(x.dtype), bias)
+class WideLinear(nn.Linear):
+    """x Wᵀ + b in the dtype of x, float32 or wider, whatever that of the weights; the caller switches autocast off."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
 
 
 class SwiGLU(nn.Module):
@@ -92,7 +95,7 @@ class ScalarEmbedding(nn.Module):
             raise ValueError(f"conditions must be among {sorted(CONDITIONS)}, got {name!r}")
         self.name = name
         self.features = features
-        self.linear = nn.Linear(features, width)
+        self.linear = WideLinear(features, width)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -104,4 +107,5 @@ class ScalarEmbedding(nn.Module):
         n = self.features // 2
         log_omega = torch.linspace(-math.log(2), math.log(64), n, dtype=u.dtype, device=u.device)
         angle = u[:, None] * log_omega.exp()
-        return linear_in(self.linear, torch.cat([angle.sin(), angle.cos()], dim=-1))
+        embedded: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return embedded
