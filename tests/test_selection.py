@@ -215,3 +215,134 @@ def test_values_may_flip_at_their_jump_only_in_pairs() -> None:
     ]:
         with pytest.raises(AssertionError, match=message):
             check(*wrong)
+
+
+# ---- the ops with a threshold ----------------------------------------------------------------------------------------
+
+sigmoid = importlib.import_module("prestissimo.ops.sigmoid_topk")
+transport = importlib.import_module("prestissimo.ops.ot_topk")
+sparse = importlib.import_module("prestissimo.ops.sparse_topk")
+THRESHOLDS: list[Any] = [
+    pytest.param(sigmoid, {}, id="sigmoid"),
+    pytest.param(transport, {"temperature": 2.0}, id="ot"),
+    pytest.param(sparse, {"p": 2.0}, id="sparse-2"),
+    pytest.param(sparse, {"p": 4 / 3}, id="sparse-4/3"),
+    pytest.param(sparse, {"p": 1.1, "temperature": 0.2}, id="sparse-1.1"),
+]
+
+
+def public(module: Any) -> Any:
+    return getattr(ops, module.__name__.rsplit(".", 1)[1])
+
+
+@pytest.mark.parametrize(("module", "options"), THRESHOLDS)
+@pytest.mark.parametrize(("length", "k"), [(1, 1), (2, 1), (9, 3), (64, 63), (200, 21), (4096, 64)])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 100.0])
+def test_rows_sum_to_k(module: Any, options: dict[str, Any], length: int, k: int, spread: float) -> None:
+    y = public(module)(scores(5, length, spread=spread), k, **options)
+    assert ((y >= 0) & (y <= 1)).all()
+    # one rounding of the threshold moves the sum by the slope there, at most k / temperature, times the spread
+    assert (y.double().sum(-1) - k).abs().max() <= 2e-6 * k * max(1.0, spread / 30)
+
+
+@pytest.mark.parametrize(("module", "options"), THRESHOLDS)
+def test_threshold_backward_equals_autograd(module: Any, options: dict[str, Any]) -> None:
+    """In float64, to 1e-9 of the largest gradient, autograd running through the search itself."""
+    options = {"temperature": 1.0, **options}
+    p = (options["p"],) if "p" in options else ()
+    s = scores(6, 30, dtype=torch.float64).requires_grad_()
+    g = scores(6, 30, dtype=torch.float64, seed=1)
+    y, _ = module.reference(s, 4, None, None, options["temperature"], False, -1, None, None, *p)
+    (auto,) = torch.autograd.grad(y, s, g)
+    (closed,) = torch.autograd.grad(public(module)(s, 4, **options), s, g)
+    assert (closed - auto).abs().max() <= 1e-9 * max(1.0, float(auto.abs().max()))
+
+
+@pytest.mark.parametrize(("module", "options"), THRESHOLDS)
+def test_all_or_none_of_a_row(module: Any, options: dict[str, Any]) -> None:
+    op = public(module)
+    s = scores(3, 6)
+    s[0, 2] = s[1, 4] = s[1, 5] = -torch.inf
+    s.requires_grad_()
+    everything = op(s, 6, **options)
+    assert torch.equal(everything, (s > -torch.inf).float())
+    nothing = op(s, 0, **options)
+    assert (nothing == 0).all()
+    (everything.sum() + nothing.sum()).backward()
+    assert (s.grad == 0).all()
+    some = op(s.detach(), 3, **options)
+    assert (some[s == -torch.inf] == 0).all()
+    assert torch.allclose(some.sum(-1), torch.full((3,), 3.0))
+
+
+@pytest.mark.parametrize(("module", "options"), THRESHOLDS)
+def test_order_is_kept(module: Any, options: dict[str, Any]) -> None:
+    s = scores(20, 50)
+    y = public(module)(s, 7, **options)
+    assert (y.gather(-1, s.argsort(-1)).diff() >= 0).all()
+    chosen = torch.zeros_like(s).scatter(-1, s.topk(7)[1], 1.0)
+    assert torch.equal(public(module)(s, 7, hard=True, **options), chosen)
+
+
+def test_ot_topk_is_the_plan_of_sinkhorn() -> None:
+    """Scaling rows and columns of the whole kernel matrix, as textbooks have it."""
+    s, k, epsilon = scores(12, dtype=torch.float64), 4, 0.8
+    kernel = torch.exp(-((s[:, None] - torch.tensor([0.0, 1.0], dtype=torch.float64)) ** 2) / epsilon)
+    rows, columns = torch.full_like(s, 1 / 12), torch.tensor([8 / 12, 4 / 12], dtype=torch.float64)
+    v = torch.ones(2, dtype=torch.float64)
+    for _ in range(5000):
+        u = rows / (kernel @ v)
+        v = columns / (kernel.T @ u)
+    plan = u[:, None] * kernel * v
+    assert (12 * plan[:, 1] - ops.ot_topk(s, k, temperature=epsilon)).abs().max() < 1e-9
+    assert (12 * plan[:, 1] - ops.ot_topk(s.float(), k, temperature=epsilon)).abs().max() < 1e-5
+
+
+def pool_adjacent_violators(s: np.ndarray, k: int, weight: float, p: float) -> np.ndarray:
+    """Sander et al.: the dual of the mask of the k largest, by isotonic regression over the sorted scores."""
+    q = 1 / (p - 1)
+    order = np.argsort(-s, kind="stable")
+    z, w = s[order], (np.arange(len(s)) < k).astype(float)
+
+    def solve(block: slice) -> float:
+        """The v with sum of ((z - v)+ / weight)^q over the block equal to that of w, by bisection."""
+        low, high = z[block].min() - weight * len(s), z[block].max()
+        for _ in range(200):
+            middle = (low + high) / 2
+            total = (np.clip((z[block] - middle) / weight, 0, None) ** q).sum()
+            low, high = (middle, high) if total > w[block].sum() else (low, middle)
+        return (low + high) / 2
+
+    blocks: list[tuple[slice, float]] = []
+    for i in range(len(s)):
+        blocks.append((slice(i, i + 1), solve(slice(i, i + 1))))
+        while len(blocks) > 1 and blocks[-2][1] < blocks[-1][1]:
+            merged = slice(blocks[-2][0].start, blocks[-1][0].stop)
+            blocks[-2:] = [(merged, solve(merged))]
+    v = np.concatenate([np.full(b.stop - b.start, value) for b, value in blocks])
+    out = np.empty_like(s)
+    out[order] = np.clip((z - v) / weight, 0, None) ** q
+    return out
+
+
+@pytest.mark.parametrize("p", [2.0, 4 / 3, 1.6])
+@pytest.mark.parametrize("weight", [0.1, 1.0, 10.0])
+def test_sparse_topk_is_the_isotonic_regression(p: float, weight: float) -> None:
+    for seed in range(5):
+        s = scores(25, dtype=torch.float64, seed=seed)
+        pooled = pool_adjacent_violators(s.numpy(), 6, weight, p)
+        assert np.abs(ops.sparse_topk(s, 6, temperature=weight, p=p).numpy() - pooled).max() < 1e-7
+        single = ops.sparse_topk(s.float(), 6, temperature=weight, p=p).numpy()
+        assert np.abs(single - pooled).max() < 1e-5 / min(weight, 1.0)
+
+
+def test_sparse_topk_is_sparse() -> None:
+    y = ops.sparse_topk(scores(10, 1000), 10, temperature=0.1)
+    assert ((y == 0) | (y == 1)).float().mean() > 0.98
+
+
+def test_ties_at_a_bound_have_no_gradient() -> None:
+    """Tied scores that the clamp just lets reach 1: rounding must not set them free."""
+    s = torch.tensor([[1.0, 1.0, -0.5, -0.5]], requires_grad=True)
+    ops.sparse_topk(s, 2).backward(torch.tensor([[1.0, 2.0, 3.0, 5.0]]))
+    assert (s.grad == 0).all()

@@ -134,7 +134,7 @@ bool forward_row(const RelaxedTopkArgs& args, const TopkRow& row) {
   }
   if (t.hard) {
     if (steps > 0) load_scores<T>(t, row, r.a);
-    for (int64_t i = row.length; i < n; ++i) r.khot[i] = -1.0f;
+    for (int64_t i = row.length; i < n; ++i) r.khot[i] = kMinusInfinity;
     select_highest(r.khot, r.a, row.length, n, selected_of(t, row.index));
   }
   store_row(static_cast<T*>(args.out) + row.first, r.khot, row.length);

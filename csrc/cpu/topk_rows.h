@@ -151,41 +151,48 @@ inline int64_t count_at_least(const float* x, float value, int64_t n) {
   return n - count;
 }
 
-// 1 at the `selected` highest of soft >= 0, ties to the higher score and then to the first; 0 elsewhere; NaN where soft
-// is NaN, which it is for a whole row. `soft` is overwritten; its pads must be below 0.
-inline void select_highest(float* soft, const float* scores, int64_t length, int64_t n, int64_t selected) {
-  if (soft[0] != soft[0]) return;
+// Bits that order like the numbers, and back.
+inline uint32_t ordered_bits(float x) {
+  const uint32_t u = float_to_bits(x + 0.0f);  // one zero
+  return u >> 31 ? ~u : u | 0x80000000u;
+}
+inline float from_ordered_bits(uint32_t u) { return bits_to_float(u >> 31 ? u & 0x7fffffffu : ~u); }
+
+// key = 1 at the `selected` highest keys, ties to the higher score and then to the first, 0 elsewhere. Keys that are
+// NaN, which they are for a whole row, stay. Pads must be minus infinity.
+inline void select_highest(float* key, const float* scores, int64_t length, int64_t n, int64_t selected) {
+  if (key[0] != key[0]) return;
   if (selected >= length || selected <= 0) {
-    for (int64_t i = 0; i < length; ++i) soft[i] = selected > 0 ? 1.0f : 0.0f;
+    for (int64_t i = 0; i < length; ++i) key[i] = selected > 0 ? 1.0f : 0.0f;
     return;
   }
-  // the largest threshold that enough elements reach, by bisection over the bits, which order like the numbers
-  uint32_t low = 0, high = float_to_bits(max_of(soft, n)) + 1;  // count(low) >= selected > count(high)
-  int64_t reached = length;
+  // the largest threshold that enough keys reach, by bisection: reached(low) >= selected > reached(high)
+  uint32_t low = ordered_bits(kMinusInfinity), high = ordered_bits(max_of(key, n)) + 1;
+  int64_t reached = n;
   while (high - low > 1 && reached != selected) {
     const uint32_t middle = low + (high - low) / 2;
-    const int64_t count = count_at_least(soft, bits_to_float(middle), n);
+    const int64_t count = count_at_least(key, from_ordered_bits(middle), n);
     if (count >= selected)
       low = middle, reached = count;
     else
       high = middle;
   }
-  const float threshold = bits_to_float(low);
+  const float threshold = from_ordered_bits(low);
   if (reached == selected) {
     for (int64_t i = 0; i < n; i += Vec::lanes)
-      store(soft + i, select(less(load(soft + i), broadcast(threshold)), zero(), broadcast(1.0f)));
+      store(key + i, select(less(load(key + i), broadcast(threshold)), zero(), broadcast(1.0f)));
     return;
   }
-  // more lie at the threshold than are wanted: of those the highest scores, marked 2 until all are found
+  // more lie at the threshold than are wanted: of those the highest scores, made infinite until all are found
   int64_t missing = selected;
-  for (int64_t i = 0; i < length; ++i) missing -= soft[i] > threshold;
+  for (int64_t i = 0; i < length; ++i) missing -= key[i] > threshold;
   for (; missing > 0; --missing) {
     int64_t best = -1;
     for (int64_t i = 0; i < length; ++i)
-      if (soft[i] == threshold && (best < 0 || scores[i] > scores[best])) best = i;
-    soft[best] = __builtin_inff();
+      if (key[i] == threshold && (best < 0 || scores[i] > scores[best])) best = i;
+    key[best] = __builtin_inff();
   }
-  for (int64_t i = 0; i < length; ++i) soft[i] = soft[i] > threshold ? 1.0f : 0.0f;
+  for (int64_t i = 0; i < length; ++i) key[i] = key[i] > threshold ? 1.0f : 0.0f;
 }
 
 // The same in lanes; `soft` has 0 behind short rows. selected: of each lane. One round finds the next highest of all

@@ -15,6 +15,7 @@ from .info_nce import info_nce
 from .info_nce_gathered import info_nce_gathered
 from .inverse_stft import inverse_stft
 from .linear import linear, linear_error
+from .ot_topk import ot_topk
 from .pack_linear import PackedWeight, pack_linear
 from .peak_phase import peak_phase
 from .philox_gumbel import philox_gumbel
@@ -25,6 +26,8 @@ from .relaxed_topk import relaxed_topk
 from .renoise import renoise
 from .sampler_step import sampler_step
 from .segment_similarity import segment_similarity
+from .sigmoid_topk import sigmoid_topk
+from .sparse_topk import sparse_topk
 from .swiglu import swiglu
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "inverse_stft",
     "linear",
     "linear_error",
+    "ot_topk",
     "pack_conv1d",
     "pack_conv_transpose1d",
     "pack_linear",
@@ -59,6 +63,8 @@ __all__ = [
     "renoise",
     "sampler_step",
     "segment_similarity",
+    "sigmoid_topk",
+    "sparse_topk",
     "strict_kernels",
     "swiglu",
 ]

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from .op_case import Arguments, OpCase, Shape, cut, noise
+from .ot_topk import ot_topk
 from .philox_gumbel import philox_gumbel
 from .philox_gumbel import reference as philox_gumbel_reference
 from .relaxed_topk import relaxed_topk
-from .topk_rows import schema_arguments
+from .sigmoid_topk import sigmoid_topk
+from .sparse_topk import sparse_topk
+from .threshold_topk import ThresholdRows
+from .topk_rows import DenseRows, schema_arguments
 
 # rows and the longest of them: empty, single, whole vectors and one more or less, primes, as long as real ones
 _SMALL: tuple[Shape, ...] = (
@@ -23,6 +27,7 @@ _SMALL: tuple[Shape, ...] = (
     (0, 4), (2, 0),
 )  # fmt: skip
 # papers.md 7.7: onsets of eight songs of at most 1280 tokens, and the most notes at one of them
+_WIDE: dict[str, Shape] = {"1000": (64, 1000), "4096": (64, 4096)}
 _ONSETS: dict[str, Shape] = {"lead-ae-32": (8, 320, 32), "lead-ae-200": (8, 200, 200)}
 
 
@@ -46,9 +51,10 @@ def topk_case(
     seeded: bool = False,
     most: int = 1 << 62,
     spread: float = 2.0,
+    p: float | None = None,
     real: dict[str, Shape] | None = None,
 ) -> OpCase:
-    """k None: a number for each row. A hard case selects a number of its own in each row."""
+    """k None: a number for each row. A hard case selects a number of its own in each row. p: of sparse_topk."""
     name = op.__name__
     module = importlib.import_module(f"prestissimo.ops.{name}")
 
@@ -66,26 +72,47 @@ def topk_case(
             "slots": some(4) if hard else None,
             "seed": 11 if seeded else None,
             "stream": 5,
+            **({} if p is None else {"p": p}),
         }
 
     def to_schema(a: Arguments) -> tuple[Any, ...]:
-        return schema_arguments(name, **a, most=most)
+        shared = {name: v for name, v in a.items() if name != "p"}
+        return (*schema_arguments(name, **shared, most=most), *([a["p"]] if "p" in a else []))
 
     def reference(**a: Any) -> Tensor:
-        out: Tensor = module.reference(*to_schema(a))
-        return out.reshape(a["scores"].shape)
+        out = module.reference(*to_schema(a))
+        y: Tensor = out[0] if isinstance(out, tuple) else out
+        return y.reshape(a["scores"].shape)
 
     def distance(**a: Any) -> Tensor:
         """Of every soft value from the middle between the last that its row selects and the first that it does not."""
         arguments = to_schema({**a, "hard": False})
-        rows = module.DenseRows(arguments[0], *arguments[1:4])
-        soft = rows.dense(module.reference(*arguments), -torch.inf)
+        rows = DenseRows(*arguments[:4])
+        soft = rows.dense(reference(**{**a, "hard": False}), -torch.inf)
         count = rows.k if a["slots"] is None else a["slots"]
         ordered = torch.nn.functional.pad(soft.sort(-1, descending=True)[0], (1, 1), value=-torch.inf)
         ordered[:, 0] = torch.inf
         at = count.clamp(max=soft.shape[-1])[:, None]
         middle = (ordered.gather(-1, at) + ordered.gather(-1, at + 1)) / 2
         return (soft - middle).abs()[rows.valid].reshape(a["scores"].shape)
+
+    def halvings(a: Arguments) -> Callable[[], Tensor]:
+        """What eager PyTorch would run: 32 halvings of the threshold's range, in float32 all there is to gain."""
+        scores, k, counts, offsets, t, _, _, _, noise, *rest = to_schema(a)
+
+        def run() -> Tensor:
+            rows = ThresholdRows(scores, k, counts, offsets, noise, t / 2 if name == "ot_topk" else t)
+            n = rows.finite.to(rows.wide)
+            low = torch.zeros_like(n) if rest else torch.log(rows.wanted / (n - rows.wanted))
+            high = low - rows.lowest + (1 if rest else 0)
+            for _ in range(32):
+                middle = (low + high) / 2
+                less = module.link(rows.z + middle, *rest)[0].sum(-1, keepdim=True) < rows.wanted
+                low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+            y = torch.where(rows.all_of, 1.0, module.link(rows.z + high, *rest)[0])
+            return rows.flat(torch.where(rows.none_of, 0.0, y)).reshape(a["scores"].shape)
+
+        return run
 
     spoil: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
         (lambda a: {**a, "temperature": 0.0}, ValueError, "temperature"),
@@ -101,6 +128,8 @@ def topk_case(
             (lambda a: {**a, "scores": a["scores"][None]}, ValueError, "scores"),
             (lambda a: {**a, "offsets": a["offsets"].int()}, TypeError, "offsets"),
         ]
+    if p is not None:
+        spoil += [(lambda a: {**a, "p": 1.0}, ValueError, "p"), (lambda a: {**a, "p": 2.5}, ValueError, "p")]
     work = lambda s: math.prod(s[:-1]) * (4 if csr else s[-1])  # noqa: E731
     return OpCase(
         name=name,
@@ -114,6 +143,7 @@ def topk_case(
         smooth=not hard,
         distance=distance if hard else None,
         overload_arguments=to_schema,
+        baseline=halvings if hasattr(module, "link") else None,
         bad=tuple(spoil),
         real=real or {},
         bytes_moved=lambda s, item: 2 * work(s) * item,
@@ -160,4 +190,16 @@ SELECTION_CASES: tuple[OpCase, ...] = (
     topk_case(relaxed_topk, "hard", k=None, csr=True, hard=True, seeded=True, most=64),
     topk_case(relaxed_topk, "cold", k=4, temperature=0.5, most=64),
     topk_case(relaxed_topk, "widest", k=64, most=64, real={"4096": (64, 4096)}),
+    topk_case(sigmoid_topk, "", k=3, real=_WIDE),
+    topk_case(sigmoid_topk, "onsets", k=None, csr=True, seeded=True, real=_ONSETS),
+    topk_case(sigmoid_topk, "hard", k=2, csr=True, hard=True),
+    topk_case(sigmoid_topk, "cold", k=7, temperature=0.1, csr=True),
+    topk_case(ot_topk, "", k=3, temperature=2.0, real=_WIDE),
+    topk_case(ot_topk, "onsets", k=None, csr=True, temperature=2.0, real=_ONSETS),
+    topk_case(ot_topk, "hard", k=None, csr=True, temperature=2.0, hard=True, seeded=True),
+    topk_case(sparse_topk, "", k=3, p=2.0, real=_WIDE),
+    topk_case(sparse_topk, "onsets", k=None, csr=True, seeded=True, p=4 / 3, real=_ONSETS),
+    topk_case(sparse_topk, "smooth", k=5, temperature=0.3, p=4 / 3),
+    topk_case(sparse_topk, "odd", k=2, csr=True, p=1.6),
+    topk_case(sparse_topk, "hard", k=None, csr=True, hard=True, p=2.0),
 )

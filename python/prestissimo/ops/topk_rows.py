@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .philox_gumbel import gumbel
 from .philox_normal import words
-from .registration import expect_shape, torch
+from .registration import expect_shape, scratch, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,9 +125,7 @@ class DenseRows:
 
 def workspace(like: Any, planes: int) -> Any:
     """Floats that GPU kernels keep between passes; None on the CPU."""
-    if torch is not None and isinstance(like, torch.Tensor) and like.device.type == "cuda":
-        return like.new_empty((planes * like.numel(),), dtype=torch.float32)
-    return None
+    return scratch(like, (planes * math.prod(like.shape),), "float32")
 
 
 def shaped(y: Any, scores: Any) -> Any:

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// Formulas: ops/threshold_topk.h. A row is read once; its scores stay in cache for the five to ten sums that find the
+// threshold.
+#include "../ops/threshold_topk.h"
+
+#include "math.h"
+#include "topk_rows.h"
+#define PRESTISSIMO_THRESHOLD_NAMESPACE prestissimo::cpu::PRESTISSIMO_ISA
+#include "../threshold_solver.h"
+#include "threshold_topk_lanes.h"
+
+namespace prestissimo::cpu::PRESTISSIMO_ISA {
+namespace {
+
+constexpr int64_t kGrainScores = 1024;
+
+using ValueAndSlope = SigmoidAndSlope;
+
+struct Sigmoid {
+  using Bracket = SigmoidBracket;
+  using Lanes = SigmoidLanes;
+  static constexpr int kCorrections = kRounds;
+  ValueAndSlope operator()(Vec u) const { return sigmoid_and_slope(u); }
+  // The result itself, once a score: a division errs less than the reciprocal of the sums.
+  Vec value(Vec u) const {
+    const Vec e = exp(zero() - magnitude(u)), one = broadcast(1.0f);
+    return select(less(u, zero()), e, one) / (one + e);
+  }
+};
+
+// clamp(u, 0, 1)^Q; Q = 0: any power. What rounding puts beside a bound counts as on it.
+template <int Q>
+struct Power {
+  using Bracket = PowerBracket;
+  using Lanes = PowerLanes;
+  static constexpr int kCorrections = Q == 1 ? kRounds : kRoundsOfPowers;
+  static constexpr float kBeside = 2e-6f;
+  float q;
+  ValueAndSlope operator()(Vec u) const {
+    const Vec c = max(zero(), min(broadcast(1.0f), u));  // in this order a NaN stays
+    Vec lower = broadcast(1.0f);                         // c^(q - 1)
+    if (Q == 0) lower = exp(broadcast(q - 1.0f) * log(c));
+    for (int i = 1; i < Q; ++i) lower = lower * c;
+    const Vec slope = select(less(broadcast(kBeside), u), broadcast(q) * lower, zero());
+    return {lower * c, select(less(u, broadcast(1.0f - kBeside)), slope, zero())};
+  }
+  Vec value(Vec u) const { return (*this)(u).value; }
+};
+
+template <class Link>
+Sums link_sums(const Link& link, const float* z, float shift, int64_t n) {
+  const Vec s = broadcast(shift);
+  Vec value = zero(), slope = zero(), value2 = zero(), slope2 = zero();
+  int64_t i = 0;
+  for (; i + 2 * Vec::lanes <= n; i += 2 * Vec::lanes) {
+    const ValueAndSlope a = link(load(z + i) + s), b = link(load(z + i + Vec::lanes) + s);
+    value = value + a.value;
+    slope = slope + a.slope;
+    value2 = value2 + b.value;
+    slope2 = slope2 + b.slope;
+  }
+  if (i < n) {
+    const ValueAndSlope a = link(load(z + i) + s);
+    value = value + a.value;
+    slope = slope + a.slope;
+  }
+  return {sum(value + value2), sum(slope + slope2)};
+}
+
+// The sum less `wanted`, and the slope. What a sum of a thousand values rounds off would show in every one of them:
+// the values go in pairs of a sum and its rounding error, which TwoSum gives exactly.
+template <class Link>
+Sums link_excess(const Link& link, const float* z, float shift, int64_t n, float wanted) {
+  const Vec s = broadcast(shift);
+  Vec value = zero(), lost = zero(), slope = zero();
+  for (int64_t i = 0; i < n; i += Vec::lanes) {
+    const ValueAndSlope a = link(load(z + i) + s);
+    const Vec total = value + a.value, added = total - value;
+    lost = lost + ((value - (total - added)) + (a.value - added));
+    value = total;
+    slope = slope + a.slope;
+  }
+  float values[Vec::lanes], losses[Vec::lanes];
+  store(values, value);
+  store(losses, lost);
+  double excess = -static_cast<double>(wanted);
+  for (int i = 0; i < Vec::lanes; ++i) excess += static_cast<double>(values[i]) + static_cast<double>(losses[i]);
+  return {static_cast<float>(excess), sum(slope)};
+}
+
+struct Threshold {
+  float shift, rest;  // u = (a - shift) / t - rest
+};
+
+// z = (a - by) / t
+void scale(const float* a, float by, float inverse_temperature, float* z, int64_t n) {
+  const Vec m = broadcast(by), s = broadcast(inverse_temperature);
+  for (int64_t i = 0; i < n; i += Vec::lanes) store(z + i, (load(a + i) - m) * s);
+}
+
+template <class Link>
+Threshold find_threshold(const Link& link, const float* a, float* z, int64_t n, int64_t k, float temperature) {
+  if (k <= 0) return {kNoThreshold, 0.0f};
+  const int64_t finite = count_at_least(a, -kNoThreshold, n);
+  Vec most = broadcast(kMinusInfinity), odd = zero();
+  for (int64_t i = 0; i < n; i += Vec::lanes) {
+    const Vec v = load(a + i);
+    most = max(v, most);
+    odd = odd + select(equal(v, broadcast(kMinusInfinity)), zero(), v - v);  // NaN of infinities and NaN
+  }
+  const float highest = max_lane(most), inverse = 1.0f / temperature, none = sum(odd) + (highest - highest);
+  if (!(none == 0.0f)) return {none, 0.0f};  // a row of NaN
+  if (k >= finite) return {-kNoThreshold, 0.0f};
+  scale(a, highest, inverse, z, n);
+  Vec low = zero();
+  for (int64_t i = 0; i < n; i += Vec::lanes) {
+    const Vec v = load(z + i);
+    low = select(less(broadcast(-kNoThreshold), v), min(low, v), low);
+  }
+  const float wanted = static_cast<float>(k);
+  const float b = solve_threshold<typename Link::Bracket>(wanted, static_cast<float>(finite), -max_lane(zero() - low),
+                                                          [&](float s) { return link_sums(link, z, s, n); });
+  const float shift = highest - b * temperature;
+  scale(a, shift, inverse, z, n);
+  return {shift, correct_threshold(Link::kCorrections, [&](float d) { return link_excess(link, z, -d, n, wanted); })};
+}
+
+template <class T, class Link>
+bool forward_row(const ThresholdTopkArgs& args, const Link& link, const TopkRow& row) {
+  const TopkRows& t = args.rows;
+  const int64_t n = whole_vectors(row.length);
+  const Scratch scratch(2 * n * kFloat);
+  if (!scratch.ready()) return false;
+  float *a = scratch.as<float>(), *z = a + n;
+  load_scores<T>(t, row, a);
+  const Threshold found = find_threshold(link, a, z, n, count_of(t, row.index), t.temperature);
+  args.thresholds[2 * row.index] = found.shift;
+  args.thresholds[2 * row.index + 1] = found.rest;
+  if (t.hard && found.shift == found.shift) {
+    memcpy(z, a, sizeof(float) * static_cast<size_t>(n));
+    select_highest(z, a, row.length, n, selected_of(t, row.index));
+  } else {
+    const Vec shift = broadcast(found.shift), rest = broadcast(found.rest), s = broadcast(1.0f / t.temperature);
+    for (int64_t i = 0; i < n; i += Vec::lanes) store(z + i, link.value((load(a + i) - shift) * s - rest));
+  }
+  store_row(static_cast<T*>(args.out) + row.first, z, row.length);
+  return true;
+}
+
+template <class T, class Link>
+bool backward_row(const ThresholdTopkBackwardArgs& args, const Link& link, const TopkRow& row) {
+  const TopkRows& t = args.rows;
+  const int64_t n = whole_vectors(row.length);
+  const Scratch scratch(2 * n * kFloat);
+  if (!scratch.ready()) return false;
+  float *v = scratch.as<float>(), *g = v + n;
+  load_scores<T>(t, row, v);
+  load_row(static_cast<const T*>(args.dout) + row.first, row.length, g);
+  const Vec shift = broadcast(args.thresholds[2 * row.index]), rest = broadcast(args.thresholds[2 * row.index + 1]);
+  const Vec s = broadcast(1.0f / t.temperature);
+  Vec sums = zero(), products = zero();
+  for (int64_t i = 0; i < n; i += Vec::lanes) {
+    const Vec u = link((load(v + i) - shift) * s - rest).slope;
+    store(v + i, u);
+    sums = sums + u;
+    products = fma(u, load(g + i), products);
+  }
+  // where one slope outweighs the others, dy - mean cancels there: what rounding took from the mean is measured
+  const float total = sum(sums);
+  const Vec mean = broadcast(total == 0.0f ? 0.0f : sum(products) / total);
+  Vec again = zero();
+  for (int64_t i = 0; i < n; i += Vec::lanes) {
+    const Vec d = load(g + i) - mean;
+    store(g + i, d);
+    again = fma(load(v + i), d, again);
+  }
+  const Vec left = broadcast(total == 0.0f ? 0.0f : sum(again) / total);
+  for (int64_t i = 0; i < n; i += Vec::lanes) store(v + i, load(v + i) * s * (load(g + i) - left));
+  store_row(static_cast<T*>(args.dscores) + row.first, v, row.length);
+  return true;
+}
+
+template <class Kernel>
+void with_link(TopkLink link, float exponent, const Kernel& kernel) {
+  if (link == TopkLink::sigmoid) return kernel(Sigmoid{});
+  if (exponent == 1.0f) return kernel(Power<1>{1.0f});
+  if (exponent > 2.99999f && exponent < 3.00001f) return kernel(Power<3>{3.0f});  // p = 4/3
+  kernel(Power<0>{exponent});
+}
+
+}  // namespace
+
+void threshold_topk(const ThresholdTopkArgs& a) {
+  with_dtype(a.rows.dtype, [&](auto t) {
+    using T = decltype(t);
+    with_link(a.link, a.exponent, [&](const auto& link) {
+      for_rows(
+          a.rows, kGrainScores, [&](const LaneRows& g) { return forward_lanes<T>(a, link, g); },
+          [&](const TopkRow& row) { return forward_row<T>(a, link, row); });
+    });
+  });
+}
+
+void threshold_topk_backward(const ThresholdTopkBackwardArgs& a) {
+  with_dtype(a.rows.dtype, [&](auto t) {
+    using T = decltype(t);
+    with_link(a.link, a.exponent, [&](const auto& link) {
+      for_rows(
+          a.rows, kGrainScores, [&](const LaneRows& g) { return backward_lanes<T>(a, link, g); },
+          [&](const TopkRow& row) { return backward_row<T>(a, link, row); });
+    });
+  });
+}
+
+}  // namespace prestissimo::cpu::PRESTISSIMO_ISA
