@@ -11,6 +11,8 @@ from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .gated_residual import gated_residual
 from .geglu import geglu
+from .hierarchy_argmax import hierarchy_argmax
+from .hierarchy_probs import hierarchy_probs
 from .info_nce import info_nce
 from .info_nce_gathered import info_nce_gathered
 from .inverse_stft import inverse_stft
@@ -46,6 +48,8 @@ __all__ = [
     "edm_precondition",
     "gated_residual",
     "geglu",
+    "hierarchy_argmax",
+    "hierarchy_probs",
     "info_nce",
     "info_nce_gathered",
     "inverse_stft",

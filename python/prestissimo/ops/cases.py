@@ -14,6 +14,7 @@ from .adaln_modulate import adaln_modulate
 from .adaln_modulate import reference as adaln_modulate_reference
 from .conv_cases import CONV_CASES
 from .diffusion_cases import DIFFUSION_CASES
+from .hierarchy_cases import HIERARCHY_CASES
 from .linear_cases import LINEAR_CASES
 from .op_case import DIT_SIZES, Arguments, OpCase, Shape, Spoiled, cut, noise, other_dtype, rows
 from .phase_cases import PHASE_CASES
@@ -126,6 +127,7 @@ CASES: tuple[OpCase, ...] = (
     *PHASE_CASES,
     *LINEAR_CASES,
     *SELECTION_CASES,
+    *HIERARCHY_CASES,
     *SIMILARITY_CASES,
     *TRANSFORMER_CASES,
     *CONV_CASES,
