@@ -57,7 +57,9 @@ void gated_forward(const GatedLinearUnitArgs& g) {
   const int64_t rows = g.batch * g.time, width = g.width;
   const bool streamed = past_cache<T>(g.y, rows, width);
   parallel_for(rows, kGrainElements / (4 * width) + 1, [&](int64_t begin, int64_t end) {
+    const PagesAhead<T> pages(g.y, rows, g.time, width, begin, end);
     for (int64_t r = begin; r < end; ++r) {
+      pages.at(r);
       const int64_t i = r / g.time, t = r % g.time;
       const T* x = row<T>(g.x, i, t);
       T* y = row<T>(g.y, i, t);
@@ -100,7 +102,9 @@ void gated_backward(const GatedLinearUnitBackwardArgs& g) {
   const int64_t rows = g.batch * g.time, width = g.width;
   const bool streamed = past_cache<T>(g.dx, rows, 2 * width) && width * sizeof(T) % 64 == 0;
   parallel_for(rows, kGrainElements / (4 * width) + 1, [&](int64_t begin, int64_t end) {
+    const PagesAhead<T> pages(g.dx, rows, g.time, 2 * width, begin, end);
     for (int64_t r = begin; r < end; ++r) {
+      pages.at(r);
       const int64_t i = r / g.time, t = r % g.time;
       const T *dy = row<T>(g.dy, i, t), *x = row<T>(g.x, i, t);
       T* dx = row<T>(g.dx, i, t);

@@ -30,7 +30,9 @@ void forward(const GatedResidualArgs& a) {
     if (!scratch.ready()) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
     float* g = scratch.row(0);
     int64_t opened = -1;
+    const PagesAhead<T> pages(a.y, rows, a.time, C, begin, end);
     for (int64_t r = begin; r < end; ++r) {
+      pages.at(r);
       const int64_t b = r / a.time, t = r % a.time;
       if (b != opened) open_gate(row<T>(a.gate, b, 0), a.form, g, C), opened = b;
       if (streamed)
@@ -57,7 +59,7 @@ void backward_row(const T* dy, const B* branch, const float* g, B* dbranch, floa
           if (sum) store(s, fma(d[j], load_beside(dy, branch + i, j), load(s)));
           d[j] = d[j] * load(g + i + j * L);
         }
-        if (dbranch) store_beside(dy, dbranch + i, d);
+        if (dbranch) put_beside<false>(dy, dbranch + i, d);
       },
       [&](int64_t i, int k) {
         const Vec d = load(dy + i, k);
@@ -87,7 +89,7 @@ void backward(const GatedResidualBackwardArgs& a) {
   });
   if (failed) out_of_memory();
   for (int64_t b = 0; a.dgate.data && b < a.batch; ++b)
-    close_gate(a.partial + b * blocks * C, blocks, row<T>(a.gate, b, 0), a.form, row<T>(a.dgate, b, 0), C);
+    close_gate<true>(a.partial + b * blocks * C, blocks, row<T>(a.gate, b, 0), a.form, row<T>(a.dgate, b, 0), C);
 }
 
 }  // namespace

@@ -36,13 +36,4 @@ template <class T, class B>
 inline Vec load_beside(const T*, const B* branch, int j) {
   return load(branch + j * Vec::lanes);
 }
-template <class T>
-inline void store_beside(const T*, T* branch, const Vec (&v)[4]) {
-  store_block(branch, v);
-}
-template <class T, class B>
-inline void store_beside(const T*, B* branch, const Vec (&v)[4]) {
-  for (int j = 0; j < 4; ++j) store(branch + j * Vec::lanes, v[j]);
-}
-
 }  // namespace prestissimo::cpu::PRESTISSIMO_ISA

@@ -38,7 +38,8 @@ struct AdalnModulateBackwardArgs {
 struct AdalnModulateSums {
   int shift = -1, scale = -1, weight = -1, bias = -1, count = 0;
 };
-inline AdalnModulateSums partial_sums(const AdalnModulateBackwardArgs& a) {
+// Inlined always: a copy of an instruction set's kernel must not serve the others.
+__attribute__((always_inline)) inline AdalnModulateSums partial_sums(const AdalnModulateBackwardArgs& a) {
   AdalnModulateSums s;
   if (a.dshift.data && !a.shift_per_row) s.shift = s.count++;
   if (a.dscale.data && !a.scale_per_row) s.scale = s.count++;

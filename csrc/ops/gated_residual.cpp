@@ -7,11 +7,6 @@
 namespace prestissimo {
 namespace {
 
-void check_gate(const Checker& check, const char* name, const Array& gate, const Array& x) {
-  check.shape(name, gate, {x.size(0), x.size(2)}).same_dtype(name, gate).same_device(name, gate);
-  check.rows_contiguous(name, gate);
-}
-
 void gated_residual(Stream stream, const Array& x, const Array& branch, const Array& gate, std::string_view gate_form,
                     const Array& y) {
   const char* op = "gated_residual";

@@ -17,6 +17,11 @@ inline GateForm parse_gate_form(const char* op, std::string_view text) {
   fail(op, "gate_form must be 'plain' or 'sigmoid', got '" + std::string(text) + "'");
 }
 
+inline void check_gate(const Checker& check, const char* name, const Array& gate, const Array& x) {
+  check.shape(name, gate, {x.size(0), x.size(2)}).same_dtype(name, gate).same_device(name, gate);
+  check.rows_contiguous(name, gate);
+}
+
 struct GatedResidualArgs {
   RowView x, branch, gate;
   RowOutput y;

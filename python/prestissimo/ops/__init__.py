@@ -10,6 +10,7 @@ from .depthwise_conv1d import depthwise_conv1d
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .gated_residual import gated_residual
+from .gated_residual_adaln import gated_residual_adaln
 from .geglu import geglu
 from .hierarchy_argmax import hierarchy_argmax
 from .hierarchy_probs import hierarchy_probs
@@ -47,6 +48,7 @@ __all__ = [
     "edm_denoise",
     "edm_precondition",
     "gated_residual",
+    "gated_residual_adaln",
     "geglu",
     "hierarchy_argmax",
     "hierarchy_probs",

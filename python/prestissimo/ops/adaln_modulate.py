@@ -10,7 +10,9 @@ from .registration import Op, _core, empty_like, expect_shape, launch, new_empty
 if TYPE_CHECKING:
     from torch import Tensor
 
-TIME_BLOCK = 64  # kTimeBlock of csrc/ops/adaln_modulate.h, where the size of `partial` is explained
+TIME_BLOCK = (
+    64  # kTimeBlock of csrc/ops/rows.h; the size of `partial` is explained in csrc/ops/adaln_modulate.h
+)
 
 
 def adaln_modulate(
@@ -70,7 +72,7 @@ def reference(
     return y if shift is None else y + per_row(shift)
 
 
-def _check(
+def check(
     x: Any, shift: Any, scale: Any, weight: Any, bias: Any, eps: float, norm: str, op: str = "adaln_modulate"
 ) -> None:
     if len(x.shape) != 3:
@@ -101,7 +103,7 @@ _op = Op(
     kernel=_kernel,
     reference=reference,
     fake=lambda x, *_: x.new_empty(x.shape),
-    check=_check,
+    check=check,
 )
 
 
@@ -157,15 +159,19 @@ def _backward_outputs(x: Any, arguments: tuple[Any, ...], wanted: list[bool]) ->
     ]
 
 
+def partial_size(x: Any, outputs: list[Any]) -> int:
+    """Floats of the sums over time that these gradients of shift, scale, weight and bias take."""
+    B, T, C = x.shape
+    sums = sum(o is not None and len(o.shape) < 3 for o in outputs)
+    return sums * B * -(-T // TIME_BLOCK) * C + (2 * B * T if sums else 0)
+
+
 def _backward_kernel(
     dy: Any, x: Any, shift: Any, scale: Any, weight: Any, bias: Any, eps: float, norm: str, wanted: list[bool]
 ) -> tuple[Any, ...]:
-    B, T, C = x.shape
     dx = empty_like(x)
     out = _backward_outputs(x, (shift, scale, weight, bias), wanted)
-    sums = sum(o is not None and len(o.shape) < 3 for o in out)
-    size = sums * B * -(-T // TIME_BLOCK) * C + (2 * B * T if sums else 0)
-    partial = new_empty(x, (size,), "float32")
+    partial = new_empty(x, (partial_size(x, out),), "float32")
     launch(_core.adaln_modulate_backward, dy, x, shift, scale, weight, bias, eps, norm, partial, dx, *out)
     return (dx, *(new_empty(x, (0,)) if o is None else o for o in out))
 

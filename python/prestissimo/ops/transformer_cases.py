@@ -7,6 +7,8 @@ import torch
 
 from .gated_residual import gated_residual
 from .gated_residual import reference as gated_residual_reference
+from .gated_residual_adaln import gated_residual_adaln
+from .gated_residual_adaln import reference as gated_residual_adaln_reference
 from .geglu import geglu
 from .geglu import reference as geglu_reference
 from .op_case import DIT_SIZES, Arguments, OpCase, Shape, Spoiled, cut, noise, other_dtype, rows
@@ -104,10 +106,82 @@ def _residual_case(
     )
 
 
+def _residual_adaln_case(
+    variant: str,
+    gate: str = "plain",
+    norm: str = "layer",
+    modulation: str = "sample",
+    affine: str = "",
+    mixed: bool = False,
+    real: dict[str, Shape] | None = None,
+) -> OpCase:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        B, T, C = shape
+        stream = torch.promote_types(dtype, torch.float32) if mixed else dtype
+        vector = {"sample": (B, C), "row": (B, T, C)}.get(modulation)
+        return {
+            "x": rows(shape, stream, rng),
+            "branch": rows(shape, dtype, rng),
+            "gate": noise((B, C), stream, rng, 0.3) if gate else None,
+            "shift": noise(vector, stream, rng, 0.3) if vector else None,
+            "scale": noise(vector, stream, rng, 0.1, 0.5) if vector else None,
+            "weight": noise((C,), stream, rng, 1.0, 0.3) if "w" in affine else None,
+            "bias": noise((C,), stream, rng, 0.2, 0.3) if "b" in affine else None,
+            "eps": 1e-6,
+            "norm": norm,
+            "gate_form": gate or "plain",
+        }
+
+    vectors = [*["gate"] * bool(gate), *(("shift", "scale") if modulation else ())]
+    vectors += [*["weight"] * ("w" in affine), *["bias"] * ("b" in affine)]
+    bad: list[Spoiled] = [(cut(name), ValueError, name) for name in ("branch", *vectors)]
+    bad += [(other_dtype(name), TypeError, name) for name in vectors]
+    bad += [
+        (lambda a: {**a, "branch": a["branch"].double()}, TypeError, "branch"),
+        (lambda a: {**a, "x": a["x"][0]}, ValueError, "x"),
+        (lambda a: {**a, "eps": -1.0}, ValueError, "eps"),
+        (lambda a: {**a, "norm": "batch"}, ValueError, "norm"),
+        (lambda a: {**a, "gate_form": "tanh"}, ValueError, "gate_form"),
+    ]
+    # of eager beyond the norm's read and write: product and sum of the gate, of the scale, sum of shift and bias
+    gated, modulated, biased = 5 if gate else 3, 4 if modulation else 0, 2 if "b" in affine else 0
+
+    def eager(s: Shape, item: int) -> int:
+        stream = 4 if mixed else item
+        narrow = 4 + item if mixed else 0  # y to the branch's dtype
+        return s[0] * s[1] * s[2] * ((gated - 1 + 2 + modulated + biased) * stream + item + narrow)
+
+    return OpCase(
+        name="gated_residual_adaln",
+        op=gated_residual_adaln,
+        reference=gated_residual_adaln_reference,
+        make=make,
+        small=_SMALL,
+        variant=variant,
+        dtypes=_NARROW if mixed else (torch.float32, *_NARROW),
+        gradients=("x", "branch", *vectors),
+        # dx of a one-channel RMSNorm is its terms times eps / (r^2 + eps): all digits cancel
+        gradient_small=tuple(s for s in _SMALL if s[-1] > 1 or norm == "layer"),
+        bad=tuple(bad),
+        real=real or {},
+        bytes_moved=lambda s, item: s[0] * s[1] * s[2] * ((8 if mixed else 2 * item) + 2 * item),
+        eager_bytes=eager,
+        flops=lambda s: 11 * s[0] * s[1] * s[2],
+    )
+
+
 TRANSFORMER_CASES: tuple[OpCase, ...] = (
     _residual_case("", "plain", real=_SIZES),
     _residual_case("sigmoid", "sigmoid", real={"sa3-medium-380s": DIT_SIZES["sa3-medium-380s"]}),
     _residual_case("float32-stream", "plain", mixed=True, real=_SIZES),
+    _residual_adaln_case("", real=_SIZES),
+    _residual_adaln_case("rms-sigmoid", "sigmoid", "rms", real={"open-1.0": DIT_SIZES["open-1.0"]}),
+    _residual_adaln_case(
+        "no-gate-affine", "", modulation="", affine="wb", real={"open-1.0": DIT_SIZES["open-1.0"]}
+    ),
+    _residual_adaln_case("per-row-affine", modulation="row", affine="wb"),
+    _residual_adaln_case("float32-stream", mixed=True, real=_SIZES),
+    _residual_adaln_case("float32-stream-rms-affine", "", "rms", "", "w", mixed=True),
     _gated_case("swiglu", "", _GATED_SIZES, gate_first=False),
     _gated_case("swiglu", "gate-first", gate_first=True),
     _gated_case("geglu", "", {"t5gemma": (1, 256, 2048)}, gate_first=False, approximate="none"),

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../ops/gated_residual_adaln.h"
+
+#include "gate.h"
+#include "normalise.h"
+
+namespace prestissimo::cpu::PRESTISSIMO_ISA {
+namespace {
+
+// One row of x and branch; g in the order of T's blocks.
+template <class T, class B>
+struct Residual {
+  const T* x;
+  const B* branch;
+  const float* g;
+
+  Vec of_block(int64_t i, int j) const {
+    return fma(load_beside(x, branch + i, j), load(g + i + j * Vec::lanes), load_of_block(x + i, j));
+  }
+  Vec lanes(int64_t i, int k) const { return fma(load(branch + i, k), load(g + i, k), load(x + i, k)); }
+};
+
+// A value near the row's mean: the mean of eight vectors spread over it (of the first element in a short row).
+template <class T, class B>
+float pivot_of(const Residual<T, B>& r, int64_t C) {
+  constexpr int64_t L = Vec::lanes;
+  const int64_t blocks = C / (4 * L);
+  if (blocks == 0) return sum(keep(r.lanes(0, 1), 1));
+  Vec v = zero();
+  for (int q = 0; q < 4; ++q) {
+    const int64_t i = q * blocks / 4 * 4 * L;
+    v = v + (r.of_block(i, 0) + r.of_block(i, 2));
+  }
+  return sum(v) * (0.125f / L);
+}
+
+// As in adaln_modulate.cpp one walk normalises a row while it takes the moments of the next; here the next is made on
+// the way. `r` is the row at work and `next_r` the next as they are stored: in the output, or past the caches in
+// `copy`, since what is streamed cannot be read back.
+template <class T, class B>
+struct Walk {
+  const T* r;
+  B* y;
+  Residual<T, B> next;
+  T *next_r, *copy;
+  Residual<T, B> ahead;
+};
+
+template <bool kLayer, bool kPastCache, bool kTwoStages, bool kWrite, class T, class B>
+Moments walk(const Walk<T, B>& w, Statistics s, const Folded& by, int64_t C) {
+  constexpr int L = Vec::lanes;
+  const float pivot = kLayer ? pivot_of(w.next, C) : 0.0f;
+  const Vec near = broadcast(pivot), mean = broadcast(s.mean), rstd = broadcast(s.rstd);
+  Vec sums[4] = {zero(), zero(), zero(), zero()}, squares[4] = {zero(), zero(), zero(), zero()};
+  const auto measure = [&](int j, Vec v, int k) {
+    const Vec d = kLayer ? keep(v - near, k) : v;
+    if (kLayer) sums[j] = sums[j] + d;
+    squares[j] = fma(d, d, squares[j]);
+  };
+  const auto value = [&](Vec v, int64_t i, int k) { return modulated<kTwoStages>(v, mean, rstd, by, i, k); };
+  // The moments are those of the rounded row: a row that lies closer together than its rounding has no other.
+  const T* kept = kPastCache ? w.copy : w.next_r;
+  for_blocks(
+      C,
+      [&](int64_t i) {
+        Vec v[4], n[4];
+        if (kWrite)
+          for (int j = 0; j < 4; ++j) v[j] = value(load_of_block(w.r + i, j), i + j * L, L);
+        for (int j = 0; j < 4; ++j) n[j] = w.next.of_block(i, j);
+        if (kPastCache) {
+          prefetch_block(w.ahead.x + i);
+          prefetch_block(w.ahead.branch + i);
+          store_block(w.copy + i, n);
+        }
+        put_block<kPastCache>(w.next_r + i, n);
+        for (int j = 0; j < 4; ++j) measure(j, sizeof(T) < 4 ? load_of_block(kept + i, j) : n[j], L);
+        if (kWrite) put_beside<kPastCache>(w.r, w.y + i, v);
+      },
+      [&](int64_t i, int k) {
+        const Vec n = w.next.lanes(i, k);
+        store(w.next_r + i, n, k);
+        if (kPastCache) store(w.copy + i, n, k);
+        measure(0, sizeof(T) < 4 ? load(kept + i, k) : n, k);
+        if (kWrite) store(w.y + i, value(load(w.r + i, k), i, k), k);
+      });
+  return {pivot, kLayer ? sum((sums[0] + sums[1]) + (sums[2] + sums[3])) : 0.0f,
+          sum((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+}
+
+// The last row of a thread, after which there is none to measure.
+template <bool kPastCache, bool kTwoStages, class T, class B>
+void modulate(const T* r, B* y, Statistics s, const Folded& by, int64_t C) {
+  const Vec mean = broadcast(s.mean), rstd = broadcast(s.rstd);
+  const auto value = [&](Vec v, int64_t i, int k) { return modulated<kTwoStages>(v, mean, rstd, by, i, k); };
+  for_blocks(
+      C,
+      [&](int64_t i) {
+        Vec v[4];
+        for (int j = 0; j < 4; ++j) v[j] = value(load_of_block(r + i, j), i + j * Vec::lanes, Vec::lanes);
+        put_beside<kPastCache>(r, y + i, v);
+      },
+      [&](int64_t i, int k) { store(y + i, value(load(r + i, k), i, k), k); });
+}
+
+// False where memory ran out: no exception may leave a parallel region.
+template <bool kLayer, bool kPastCache, class T, class B>
+bool forward_rows(const GatedResidualAdalnArgs& a, int64_t begin, int64_t end) {
+  const AdalnModulateArgs& f = a.adaln;
+  const int64_t C = f.channels;
+  Scratch<7> scratch(C);
+  if (!scratch.ready()) return false;
+  const Folded by{scratch.row(0), scratch.row(1), scratch.row(2), scratch.row(3)};
+  const bool per_row = f.shift.time_stride || f.scale.time_stride;
+  int64_t folded = -1, opened = -1;
+  float* g = scratch.row(4);
+  const auto input = [&](int64_t r) {
+    const int64_t b = r / f.time, t = r % f.time;
+    if (b != opened) {
+      if (a.gate.data)
+        open_gate(row<T>(a.gate, b, 0), a.form, g, C);
+      else
+        for (int64_t i = 0; i < C; ++i) g[i] = 1.0f;
+      opened = b;
+    }
+    return Residual<T, B>{row<T>(a.x, b, t), row<B>(a.branch, b, t), g};
+  };
+  const auto output = [&](int64_t r) { return row<T>(a.r, r / f.time, r % f.time); };
+  const auto copy = [&](int64_t r) { return reinterpret_cast<T*>(scratch.row(5 + r % 2)); };
+  const auto stored = [&](int64_t r) { return kPastCache ? copy(r) : output(r); };
+
+  const PagesAhead<T> pages_of_r(a.r, f.batch * f.time, f.time, C, begin, end);
+  const PagesAhead<B> pages_of_y(f.y, f.batch * f.time, f.time, C, begin, end);
+  pages_of_r.at(begin);
+  Walk<T, B> w{nullptr, nullptr, input(begin), output(begin), copy(begin), {}};
+  w.ahead = w.next;
+  Statistics s = finish<kLayer>(walk<kLayer, kPastCache, false, false>(w, {}, by, C), stored(begin), f);
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t b = r / f.time, t = r % f.time;
+    const Modulation<T> m(f, b, t);
+    if (per_row || b != folded) fold(m, C, by), folded = b;
+    pages_of_y.at(r);
+    w.r = stored(r);
+    w.y = row<B>(f.y, b, t);
+    if (r + 1 == end) {
+      (two_stages(m) ? modulate<kPastCache, true, T, B> : modulate<kPastCache, false, T, B>)(w.r, w.y, s, by, C);
+      break;
+    }
+    pages_of_r.at(r + 1);
+    w.next = input(r + 1);
+    w.next_r = output(r + 1);
+    w.copy = copy(r + 1);
+    if (r + 2 < end)
+      w.ahead = {row<T>(a.x, (r + 2) / f.time, (r + 2) % f.time), row<B>(a.branch, (r + 2) / f.time, (r + 2) % f.time),
+                 nullptr};
+    const auto step =
+        two_stages(m) ? walk<kLayer, kPastCache, true, true, T, B> : walk<kLayer, kPastCache, false, true, T, B>;
+    s = finish<kLayer>(step(w, s, by, C), stored(r + 1), f);
+  }
+  if (kPastCache) stream_fence();
+  return true;
+}
+
+template <class T, class B>
+void forward(const GatedResidualAdalnArgs& a) {
+  const AdalnModulateArgs& f = a.adaln;
+  const int64_t rows = f.batch * f.time, C = f.channels;
+  const bool streamed = Vec::lanes > 1 && on_lines<T>(a.r) && on_lines<B>(f.y) &&
+                        rows * C * static_cast<int64_t>(sizeof(T) + sizeof(B)) > kStreamBytes;
+  bool failed = false;
+  parallel_for(rows, kGrainElements / (C + 1) + 1, [&](int64_t begin, int64_t end) {
+    const auto layer = streamed ? forward_rows<true, true, T, B> : forward_rows<true, false, T, B>;
+    const auto rms = streamed ? forward_rows<false, true, T, B> : forward_rows<false, false, T, B>;
+    if (!(f.norm == Norm::layer ? layer : rms)(a, begin, end)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+  });
+  if (failed) out_of_memory();
+}
+
+template <class T, class B>
+void backward(const GatedResidualAdalnBackwardArgs& a) {
+  const AdalnModulateArgs& f = a.adaln.forward;
+  const int64_t C = f.channels, blocks = time_blocks(f.time);
+  const auto begin_block = [&](int64_t item) {
+    if (a.dgate.data) memset(a.gate_partial + item * C, 0, sizeof(float) * static_cast<size_t>(C));
+  };
+  adaln_backward<T, B>(a.adaln, begin_block, [&](int64_t b, int64_t t, int64_t item) {
+    const T* dr = row<T>(a.dr, b, t);
+    const B* branch = row<B>(a.branch, b, t);
+    const T* gate = a.gate.data ? row<T>(a.gate, b, 0) : nullptr;
+    T* dx = row<T>(a.adaln.dx, b, t);
+    B* dbranch = a.dbranch.data ? row<B>(a.dbranch, b, t) : nullptr;
+    float* sum = a.dgate.data ? a.gate_partial + item * C : nullptr;
+    return [=, &a](int64_t i, Vec v, int k) {
+      v = v + load(dr + i, k);
+      store(dx + i, v, k);
+      if (dbranch) store(dbranch + i, gate ? v * opened(load(gate + i, k), a.form) : v, k);
+      if (sum) store(sum + i, fma(v, load(branch + i, k), load(sum + i, k)), k);
+    };
+  });
+  for (int64_t b = 0; a.dgate.data && b < f.batch; ++b)
+    close_gate<false>(a.gate_partial + b * blocks * C, blocks, row<T>(a.gate, b, 0), a.form, row<T>(a.dgate, b, 0), C);
+}
+
+}  // namespace
+
+void gated_residual_adaln(const GatedResidualAdalnArgs& a) {
+  with_types(a.adaln.dtype, a.branch_dtype, [&](auto t, auto b) { forward<decltype(t), decltype(b)>(a); });
+}
+
+void gated_residual_adaln_backward(const GatedResidualAdalnBackwardArgs& a) {
+  with_types(a.adaln.forward.dtype, a.branch_dtype, [&](auto t, auto b) { backward<decltype(t), decltype(b)>(a); });
+}
+
+}  // namespace prestissimo::cpu::PRESTISSIMO_ISA
