@@ -143,5 +143,7 @@ def check_gradients(
         for i, (exact, same, result) in enumerate(grads):
             if name in case.terms:
                 terms = case.terms[name]
-                exact, same, result = (torch.stack([g, g.new_tensor(terms)]) for g in (exact, same, result))
+                exact, same, result = (
+                    torch.stack([g.reshape(()), g.new_tensor(terms)]) for g in (exact, same, result)
+                )
             assert_close(result, same, exact, gradient=True, name=f"{case.id} {list(shape)} d{name} {i}")

@@ -24,6 +24,7 @@ from .peak_phase import peak_phase
 from .philox_gumbel import philox_gumbel
 from .philox_normal import philox_normal
 from .project_phase import project_phase
+from .qk_norm_rope import qk_norm_rope
 from .registration import MissingKernelError, compiled, strict_kernels
 from .relaxed_topk import relaxed_topk
 from .renoise import renoise
@@ -65,6 +66,7 @@ __all__ = [
     "philox_gumbel",
     "philox_normal",
     "project_phase",
+    "qk_norm_rope",
     "relaxed_topk",
     "renoise",
     "sampler_step",

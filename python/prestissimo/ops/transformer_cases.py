@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from .gated_residual import gated_residual
 from .gated_residual import reference as gated_residual_reference
@@ -12,6 +15,8 @@ from .gated_residual_adaln import reference as gated_residual_adaln_reference
 from .geglu import geglu
 from .geglu import reference as geglu_reference
 from .op_case import DIT_SIZES, Arguments, OpCase, Shape, Spoiled, cut, noise, other_dtype, rows
+from .qk_norm_rope import qk_norm_rope
+from .qk_norm_rope import reference as qk_norm_rope_reference
 from .swiglu import reference as swiglu_reference
 from .swiglu import swiglu
 
@@ -170,6 +175,111 @@ def _residual_adaln_case(
     )
 
 
+# ---- qk_norm_rope: shapes are (batch, tokens, head dim), then heads and heads of keys if not the variant's ----------
+
+_HEADS_SMALL: tuple[Shape, ...] = (
+    (2, 5, 64), (1, 1, 1), (1, 3, 7), (2, 2, 8), (1, 2, 9), (3, 4, 15), (1, 4, 16), (2, 3, 17), (1, 2, 31),
+    (2, 66, 33), (1, 3, 131), (1, 2, 128), (0, 4, 16), (2, 0, 16),
+)  # fmt: skip
+_HEAD_VECTORS = ("q_weight", "k_weight", "q_bias", "k_bias", "q_alpha", "k_alpha")
+
+
+def _doubled(name: str) -> Callable[[Arguments], Arguments]:
+    return lambda a: {**a, name: a[name].double()}
+
+
+def _heads_case(
+    variant: str,
+    norm: str,
+    affine: str = "",
+    rotated: float = 1.0,
+    pairing: str = "half",
+    heads: tuple[int, int] = (2, 2),
+    packed: bool = True,
+    wide: bool = False,
+    real: dict[str, Shape] | None = None,
+) -> OpCase:
+    """rotated: which part of a head is; heads (3, 0) are queries alone; wide: the vectors are float32."""
+
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        (B, T, D), (H, Hk) = shape[:3], shape[3:] or heads
+        half = int(D * rotated) // 2
+        of_vectors = torch.promote_types(dtype, torch.float32) if wide else dtype
+        angle = noise((T, half), torch.promote_types(dtype, torch.float32), rng, std=3.0)
+        x = rows((B, T, D * (H + 2 * Hk)), dtype, rng) if packed else rows((B, T, H, D), dtype, rng)
+
+        def vector(name: str) -> Tensor | None:
+            if name[2] not in affine or (not Hk and name[0] == "k"):
+                return None
+            return noise((1 if name[2] == "a" else D,), of_vectors, rng, 0.2 if name[2] == "b" else 1.0, 0.3)
+
+        return {
+            "qkv": x,
+            "k": rows((B, T, Hk, D), dtype, rng) if Hk and not packed else None,
+            "cos": angle.cos() if rotated else None,
+            "sin": angle.sin() if rotated else None,
+            **{name: vector(name) for name in _HEAD_VECTORS},
+            "heads": H if packed else 0,
+            "kv_heads": Hk if packed else 0,
+            "norm": norm,
+            "eps": 1e-6,
+            "pairing": pairing,
+        }
+
+    vectors = [v for v in _HEAD_VECTORS if v[2] in affine and (heads[1] or v[0] == "q")]
+    arrays = ["qkv", *["k"] * bool(heads[1] and not packed)]
+    bad: list[Spoiled] = [(cut(name), ValueError, name) for name in vectors]
+    bad += [(_doubled(name), TypeError, name) for name in (*arrays[1:], *vectors)]
+    if rotated:
+        bad += [
+            (lambda a: {**a, "cos": a["cos"][1:]}, ValueError, "cos"),
+            (lambda a: {**a, "sin": a["sin"][:, 1:]}, ValueError, "sin"),
+            (lambda a: {**a, "sin": None}, ValueError, "sin"),
+            (lambda a: {**a, "cos": a["cos"].half()}, TypeError, "cos"),
+        ]
+    if packed:
+        bad += [
+            (cut("qkv"), ValueError, "qkv"),
+            (lambda a: {**a, "heads": -1}, ValueError, "heads"),
+            (lambda a: {**a, "k": a["qkv"]}, ValueError, "k"),
+        ]
+    bad += [
+        (lambda a: {**a, "qkv": a["qkv"][0, 0]}, ValueError, "qkv"),
+        (lambda a: {**a, "norm": "batch"}, ValueError, "norm"),
+        (lambda a: {**a, "pairing": "thirds"}, ValueError, "pairing"),
+        (lambda a: {**a, "eps": -1.0}, ValueError, "eps"),
+    ]
+
+    def elements(s: Shape) -> int:
+        H, Hk = s[3:] or heads
+        return s[0] * s[1] * s[2] * (H + Hk)
+
+    def eager(s: Shape, item: int) -> int:
+        """Norm and bias, four products, two sums, a stack, a concatenation; 16 bits widened before, cut after."""
+        passes = 2 * (norm != "none") + 2 * ("b" in affine) + (9 * rotated + 2) * (rotated > 0)
+        return int(elements(s) * (4 * passes + (2 * (item + 4) if item < 4 else 0)))
+
+    return OpCase(
+        name="qk_norm_rope",
+        op=qk_norm_rope,
+        reference=qk_norm_rope_reference,
+        make=make,
+        small=_HEADS_SMALL,
+        variant=variant,
+        dtypes=_NARROW if wide else (torch.float32, *_NARROW),
+        gradients=(*arrays, *vectors),
+        terms={name: 30.0 for name in ("q_alpha", "k_alpha")},
+        # as for gated_residual_adaln
+        gradient_small=tuple(s for s in _HEADS_SMALL if s[2] > 1 or norm != "rms"),
+        overload_arguments=lambda a: tuple(a.values()),
+        bad=tuple(bad),
+        real=real or {},
+        bytes_moved=lambda s, item: 2 * elements(s) * item,
+        eager_bytes=eager,
+        flops=lambda s: 8 * elements(s),
+    )
+
+
 TRANSFORMER_CASES: tuple[OpCase, ...] = (
     _residual_case("", "plain", real=_SIZES),
     _residual_case("sigmoid", "sigmoid", real={"sa3-medium-380s": DIT_SIZES["sa3-medium-380s"]}),
@@ -182,6 +292,29 @@ TRANSFORMER_CASES: tuple[OpCase, ...] = (
     _residual_adaln_case("per-row-affine", modulation="row", affine="wb"),
     _residual_adaln_case("float32-stream", mixed=True, real=_SIZES),
     _residual_adaln_case("float32-stream-rms-affine", "", "rms", "", "w", mixed=True),
+    _heads_case("", "rms", "w", real={"mini-32s": (1, 345, 64, 5, 5)}),
+    _heads_case(
+        "partial",
+        "rms",
+        "w",
+        rotated=0.5,
+        wide=True,
+        real={"sa3-small": (1, 320, 64, 16, 16), "sa3-medium-380s": (1, 4160, 64, 24, 24)},
+    ),
+    _heads_case("layer", "layer", "wb", rotated=0.5, real={"open-small": (1, 257, 128, 8, 8)}),
+    _heads_case("rope-alone", "none", rotated=0.5, real={"open-1.0": (1, 1025, 64, 24, 24)}),
+    _heads_case(
+        "grouped-interleaved",
+        "rms",
+        "w",
+        pairing="interleaved",
+        heads=(4, 2),
+        real={"ace-step-1.5": (1, 3000, 128, 16, 8)},
+    ),
+    _heads_case("dyt", "dyt", "wba", rotated=0.5, heads=(3, 1), packed=False),
+    _heads_case(
+        "queries-alone", "rms", "w", 0.0, heads=(3, 0), packed=False, real={"open-1.0": (1, 1025, 64, 24, 0)}
+    ),
     _gated_case("swiglu", "", _GATED_SIZES, gate_first=False),
     _gated_case("swiglu", "gate-first", gate_first=True),
     _gated_case("geglu", "", {"t5gemma": (1, 256, 2048)}, gate_first=False, approximate="none"),
