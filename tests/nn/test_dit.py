@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prestissimo import ops
 from prestissimo.nn.dit import DiT, DiTConfig, TextContext
-from prestissimo.nn.rope import apply_rope, rope_tables
+from prestissimo.nn.rope import rope_tables
 
 SMALL = DiTConfig(latent_channels=6, width=32, depth=3, heads=2, ff_inner=24, text_dim=12, features=16)
 
@@ -121,7 +121,8 @@ def test_kernels_equal_reference(dtype: torch.dtype) -> None:
 def test_no_reference_runs_where_a_kernel_exists(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     x, conditions, text, mask = inputs()
     dit = trained(dtype=dtype)
-    monkeypatch.setattr(importlib.import_module("prestissimo.ops.adaln_modulate")._op, "reference", None)
+    for name in ("adaln_modulate", "gated_residual_adaln", "qk_norm_rope", "swiglu"):
+        monkeypatch.setattr(importlib.import_module(f"prestissimo.ops.{name}")._op, "reference", None)
     with ops.strict_kernels():
         dit(x.to(dtype), conditions, text.to(dtype), mask).float().sum().backward()
 
@@ -223,7 +224,7 @@ def test_the_planned_size_fits_its_budget() -> None:
 def test_rope_depends_on_distance_only() -> None:
     cos, sin = rope_tables(9, 16)
     q, k = torch.randn(16, dtype=torch.float64), torch.randn(16, dtype=torch.float64)
-    rotated = [apply_rope(v.expand(1, 9, 1, 16), cos, sin)[0, :, 0] for v in (q, k)]
+    rotated = [ops.qk_norm_rope(v.expand(1, 9, 1, 16), cos, sin, norm="none")[0][0, :, 0] for v in (q, k)]
     scores = rotated[0] @ rotated[1].T
     for offset in (-3, 0, 4):
         diagonal = scores.diagonal(offset)

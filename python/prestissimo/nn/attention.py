@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prestissimo.nn.rope import qk_norm_rope, rms_norm
+from prestissimo.nn.layers import Kernels
 
 __all__ = ["CrossAttention", "SelfAttention"]
 
@@ -34,9 +34,10 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.Parameter(torch.ones(width // heads))
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kernels: Kernels) -> Tensor:
+        qkv = self.qkv(x)
+        q, k = kernels.qk_norm_rope(qkv, cos, sin, self.q_norm, self.k_norm, heads=self.heads)
+        v = qkv.unflatten(-1, (3, self.heads, -1))[:, :, 2]
         return self.out(attend(q, k, v))
 
 
@@ -52,11 +53,11 @@ class CrossAttention(nn.Module):
         self.k_norm = nn.Parameter(torch.ones(width // heads))
         self.out = nn.Linear(width, width, bias=False)
 
-    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, context: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
         """Normalised keys and values of the context: each (B, S, H, D)."""
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return rms_norm(k, self.k_norm), v
+        return kernels.qk_norm_rope(k, q_weight=self.k_norm)[0], v
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        q = rms_norm(self.q(x).unflatten(-1, (self.heads, -1)), self.q_norm)
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernels: Kernels) -> Tensor:
+        q, _ = kernels.qk_norm_rope(self.q(x).unflatten(-1, (self.heads, -1)), q_weight=self.q_norm)
         return self.out(attend(q, k, v, mask))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -128,23 +128,34 @@ class DiTBlock(nn.Module):
         self.feed_forward = SwiGLU(config.width, config.ff_inner)
         nn.init.zeros_(self.cross_attention.out.weight)
 
+    def modulation(self, shared: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """(s₁, c₁, g₁, s₂, c₂, g₂), each (B, C), from the vectors that all blocks share, (B, 6, C)."""
+        return (shared + self.offset).to(dtype).unbind(1)
+
     def forward(
         self,
         x: Tensor,
-        modulation: Tensor,
+        y: Tensor,
+        modulation: tuple[Tensor, ...],
         rope: tuple[Tensor, Tensor],
         text: tuple[Tensor, Tensor, Tensor],
-        adaln_modulate: Callable[..., Tensor],
-    ) -> Tensor:
-        """x (B, T, C), modulation (B, 6, C), rope: cos, sin (T, r/2), text: k, v (B, S, H, D), mask."""
-        dtype = self.offset.dtype
-        s1, c1, g1, s2, c2, g2 = (modulation + self.offset).to(x.dtype).unbind(1)
-        y = adaln_modulate(x, s1, c1, eps=self.eps, norm=self.norm)
-        x = x + g1[:, None] * self.self_attention(y.to(dtype), *rope)
-        y = adaln_modulate(x, weight=self.cross_norm.to(x.dtype), eps=self.eps, norm=self.norm)
-        x = x + self.cross_attention(y.to(dtype), *text)
-        y = adaln_modulate(x, s2, c2, eps=self.eps, norm=self.norm)
-        return x + g2[:, None] * self.feed_forward(y.to(dtype))
+        exit: tuple[Tensor, Tensor],
+        kernels: Kernels,
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, T, C), y = adaln(x; s₁, c₁), rope: cos, sin (T, r/2), text: k, v (B, S, H, D), mask.
+
+        Returns (x, adaln(x; exit)), exit being shift and scale of what reads this block's x: each sum and the norm
+        behind it are one op.
+        """
+        _, _, g1, s2, c2, g2 = modulation
+        options = {"eps": self.eps, "norm": self.norm}
+        branch = self.self_attention(y, *rope, kernels)
+        weight = self.cross_norm.to(x.dtype)
+        x, y = kernels.gated_residual_adaln(x, branch, g1, weight=weight, **options)
+        branch = self.cross_attention(y, *text, kernels)
+        x, y = kernels.gated_residual_adaln(x, branch, None, s2, c2, **options)
+        branch = self.feed_forward(y, kernels)
+        return kernels.gated_residual_adaln(x, branch, g2, *exit, **options)
 
 
 class DiT(Kernels):
@@ -211,7 +222,7 @@ class DiT(Kernels):
         wide = torch.promote_types(text.dtype, torch.float32)
         pooled = text.to(wide).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         context = self.text(text.to(self.null_text.dtype))
-        projected = [cast(DiTBlock, block).cross_attention.project(context) for block in self.blocks]
+        projected = [cast(DiTBlock, block).cross_attention.project(context, self) for block in self.blocks]
         return TextContext(tuple(k for k, _ in projected), tuple(v for _, v in projected), mask, pooled)
 
     def null_context(self, batch: int = 1) -> TextContext:
@@ -270,13 +281,18 @@ class DiT(Kernels):
         rope = rope_tables(h.shape[1], config.rope_dim or config.head_dim, config.rope_base, h.device)
         wanted = {i % config.depth for i in return_hidden}
         hidden: dict[int, Tensor] = {}
-        for i, (block, k, v) in enumerate(zip(self.blocks, context.keys, context.values, strict=True)):
-            h = block(h, modulation, rope, (k, v, context.mask), self.adaln_modulate)
+        blocks = [cast(DiTBlock, block) for block in self.blocks]
+        vectors = [block.modulation(modulation, h.dtype) for block in blocks]
+        exit = (modulation[:, :2] + self.out_offset).to(h.dtype).unbind(1)
+        y = self.adaln_modulate(h, *vectors[0][:2], eps=config.norm_eps, norm=config.norm)
+        y = y.to(self.null_text.dtype)
+        for i, block in enumerate(blocks):
+            text_i = (context.keys[i], context.values[i], context.mask)
+            following = vectors[i + 1][:2] if i + 1 < len(blocks) else exit
+            h, y = block(h, y, vectors[i], rope, text_i, following, self)
             if i in wanted:
                 hidden[i] = h
-        shift, scale = (modulation[:, :2] + self.out_offset).to(h.dtype).unbind(1)
-        h = self.adaln_modulate(h, shift, scale, eps=config.norm_eps, norm=config.norm)
-        y = self.out(h.to(self.null_text.dtype))
+        y = self.out(y.to(self.null_text.dtype))
         y = y.unflatten(-1, (-1, p)).permute(0, 2, 1, 3).flatten(2)[..., :T].to(x.dtype)
         return (y, {i: hidden[i % config.depth] for i in return_hidden}) if return_hidden else y
 

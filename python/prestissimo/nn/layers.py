@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from prestissimo import ops
 from prestissimo.ops.adaln_modulate import reference as adaln_modulate_reference
+from prestissimo.ops.gated_residual_adaln import reference as gated_residual_adaln_reference
+from prestissimo.ops.qk_norm_rope import reference as qk_norm_rope_reference
+from prestissimo.ops.swiglu import reference as swiglu_reference
 
 __all__ = ["CONDITIONS", "Kernels", "ScalarEmbedding", "SwiGLU", "WideLinear"]
 
@@ -50,6 +53,18 @@ class Kernels(nn.Module):
     def adaln_modulate(self) -> Callable[..., Tensor]:
         return ops.adaln_modulate if self._kernels == "auto" else adaln_modulate_reference
 
+    @property
+    def gated_residual_adaln(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        return ops.gated_residual_adaln if self._kernels == "auto" else gated_residual_adaln_reference
+
+    @property
+    def qk_norm_rope(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        return ops.qk_norm_rope if self._kernels == "auto" else qk_norm_rope_reference
+
+    @property
+    def swiglu(self) -> Callable[..., Tensor]:
+        return ops.swiglu if self._kernels == "auto" else swiglu_reference
+
 
 class WideLinear(nn.Linear):
     """x Wᵀ + b in the dtype of x, float32 or wider, whatever that of the weights; the caller switches autocast off."""
@@ -67,9 +82,8 @@ class SwiGLU(nn.Module):
         self.expand = nn.Linear(width, 2 * inner, bias=False)
         self.contract = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = self.expand(x).chunk(2, dim=-1)
-        return self.contract(a * F.silu(b))
+    def forward(self, x: Tensor, kernels: Kernels) -> Tensor:
+        return self.contract(kernels.swiglu(self.expand(x)))
 
 
 # Each transform brings its condition to about [-2, 2], where ScalarEmbedding's features resolve it.
