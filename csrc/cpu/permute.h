@@ -45,6 +45,8 @@ inline void transpose(Single (&)[1]) {}
 inline Vec reverse(Vec x) {
   return {_mm512_permutexvar_ps(_mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), x.v)};
 }
+// lane i takes lane index[i]
+inline Vec pick(Vec x, const int32_t* index) { return {_mm512_permutexvar_ps(_mm512_loadu_si512(index), x.v)}; }
 // a holds elements 0 ... 15 of a row, b the next 16: a becomes the even ones, b the odd ones
 inline void split_pairs(Vec& a, Vec& b) {
   const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -94,6 +96,9 @@ inline void transpose(Vec (&r)[16]) {
 #elif defined(__AVX2__)
 
 inline Vec reverse(Vec x) { return {_mm256_permutevar8x32_ps(x.v, _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7))}; }
+inline Vec pick(Vec x, const int32_t* index) {
+  return {_mm256_permutevar8x32_ps(x.v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)))};
+}
 inline void split_pairs(Vec& a, Vec& b) {
   const __m256 l = _mm256_permute2f128_ps(a.v, b.v, 0x20), h = _mm256_permute2f128_ps(a.v, b.v, 0x31);
   a.v = _mm256_shuffle_ps(l, h, 0x88);
@@ -125,6 +130,7 @@ inline void transpose(Vec (&r)[8]) {
 #else
 
 inline Vec reverse(Vec x) { return x; }
+inline Vec pick(Vec x, const int32_t*) { return x; }
 inline void transpose(Vec (&)[1]) {}
 // One lane: an even and an odd element already.
 inline void split_pairs(Vec&, Vec&) {}

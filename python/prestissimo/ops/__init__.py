@@ -32,6 +32,7 @@ from .sampler_step import sampler_step
 from .segment_similarity import segment_similarity
 from .sigmoid_topk import sigmoid_topk
 from .sparse_topk import sparse_topk
+from .spectrum_from_bands import spectrum_from_bands
 from .swiglu import swiglu
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "segment_similarity",
     "sigmoid_topk",
     "sparse_topk",
+    "spectrum_from_bands",
     "strict_kernels",
     "swiglu",
 ]

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of the ops between a log-magnitude spectrogram and a signal; part of the table in cases.py."""
+"""Cases of the ops between mel bands, log-magnitudes and a signal; part of the table in cases.py."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from .peak_phase import peak_phase
 from .peak_phase import reference as peak_phase_reference
 from .project_phase import project, project_phase
 from .project_phase import reference as project_phase_reference
+from .spectrum_from_bands import Interpolation, interpolation, spectrum_from_bands
+from .spectrum_from_bands import reference as spectrum_from_bands_reference
 
 # (channels, frames, bins) of 32 s of stereo
 _MINI_SPECTRUM: Shape = (2, 2760, 1025)
@@ -179,6 +182,92 @@ def _project_phase_case(variant: str, rounds: int, hann: bool) -> OpCase:
     )
 
 
+def _spectrum_make(noisy: bool) -> Callable[[Shape, torch.dtype, torch.Generator], Arguments]:
+    """A shape is (samples, frames, bins), two channels each; every fifth bin or so begins a new band. Without noise
+    the channels lie between frames and values, as a network's output has them."""
+
+    def values(B: int, T: int, count: int, dtype: torch.dtype, rng: torch.Generator, mean: float) -> Tensor:
+        if noisy:
+            return noise((B, 2, T, count), dtype, rng, mean)
+        return noise((B, T, 2, count), dtype, rng, mean).transpose(1, 2)
+
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        B, T, F = shape
+        points = torch.linspace(0, 1, F, dtype=torch.float64).numpy()
+        places = {}
+        for name, count in (("", F // 5 + 2), ("spread_", F // 17 + 2)):
+            # denser at the low end, as mel bands are, and not from end to end
+            source = torch.linspace(0.05, 0.97, count, dtype=torch.float64).square().numpy()
+            lower, share = interpolation(source, points)
+            places[f"{name}lower"] = torch.from_numpy(lower)
+            places[f"{name}share"] = torch.from_numpy(share).to(dtype)
+        return {
+            "bands": values(B, T, F // 5 + 2, dtype, rng, -2.0),
+            "residual": values(B, T, F, dtype, rng, 0.3),
+            "offset": noise((2, F), dtype, rng, 0.5),
+            "lower": places["lower"],
+            "share": places["share"],
+            "spread": values(B, T, F // 17 + 2, dtype, rng, -0.5) if noisy else None,
+            "noise": noise((2, 7, F), dtype, rng, 0.0, 0.5) if noisy else None,
+            "spread_lower": places["spread_lower"] if noisy else None,
+            "spread_share": places["spread_share"] if noisy else None,
+            "first": 3,
+        }
+
+    return make
+
+
+def _spectrum_from_bands(
+    lower: Any, share: Any, spread_lower: Any = None, spread_share: Any = None, **arguments: Any
+) -> Any:
+    at = Interpolation(lower, share)
+    spread_at = None if spread_lower is None else Interpolation(spread_lower, spread_share)
+    return spectrum_from_bands(at=at, spread_at=spread_at, **arguments)
+
+
+def _spectrum_case(variant: str, noisy: bool, real: dict[str, Shape]) -> OpCase:
+    bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
+        (lambda a: {**a, "bands": a["bands"][0]}, ValueError, "bands"),
+        (lambda a: {**a, "bands": a["bands"][..., :1]}, ValueError, "bands"),
+        (lambda a: {**a, "residual": a["residual"][:, :1]}, ValueError, "residual"),
+        (cut("offset"), ValueError, "offset"),
+        (cut("lower"), ValueError, "lower"),
+        (cut("share"), ValueError, "share"),
+        (other_dtype("residual"), TypeError, "residual"),
+        (lambda a: {**a, "lower": a["lower"].long()}, TypeError, "lower"),
+        (lambda a: {**a, "first": -1}, ValueError, "first"),
+    ]
+    if noisy:
+        bad += [
+            (lambda a: {**a, "noise": None}, ValueError, "spread"),
+            (lambda a: {**a, "noise": a["noise"][:, :0]}, ValueError, "noise"),
+            (cut("noise"), ValueError, "noise"),
+            (lambda a: {**a, "spread": a["spread"][:, :1]}, ValueError, "spread"),
+            (other_dtype("spread"), TypeError, "spread"),
+        ]
+    return OpCase(
+        name="spectrum_from_bands",
+        op=_spectrum_from_bands,
+        reference=spectrum_from_bands_reference,
+        make=_spectrum_make(noisy),
+        small=(
+            (2, 3, 5), (1, 1, 1), (1, 2, 15), (1, 9, 16), (2, 1, 17), (1, 3, 33), (1, 20, 129), (1, 3, 331),
+            (1, 9, 1025), (0, 3, 9), (2, 0, 9),
+        ),
+        variant=variant,
+        dtypes=(torch.float32,),
+        gradients=("bands", "residual", *(("spread",) * noisy)),
+        gradient_small=((2, 3, 5), (1, 9, 16), (1, 3, 129), (1, 4, 1025)),
+        not_finite=None if noisy else ("offset",),
+        bad=tuple(bad),
+        real=real,
+        bytes_moved=lambda s, item: 2 * s[0] * s[1] * (2 * s[2] + s[2] // 8) * item,
+        # two bands each gathered, subtracted, scaled, added; residual, offset; the same for the spread, exp, noise, sum
+        eager_bytes=lambda s, item: 2 * s[0] * s[1] * s[2] * (40 if noisy else 17) * item,
+        flops=lambda s: 2 * s[0] * s[1] * s[2] * (24 if noisy else 5),
+    )  # fmt: skip
+
+
 PHASE_CASES: tuple[OpCase, ...] = (
     _PEAK_PHASE,
     _inverse_stft_case("", 4, False, {"mini-32s": _MINI_SPECTRUM, "vocos-30s": (1, 2584, 513)}),
@@ -186,4 +275,6 @@ PHASE_CASES: tuple[OpCase, ...] = (
     _inverse_stft_case("overlap-8-hann", 8, True, {}),
     _project_phase_case("", 1, False),
     _project_phase_case("two-rounds-hann", 2, True),
+    _spectrum_case("", False, {}),
+    _spectrum_case("noise", True, {"mini-32s": (1, 2760, 1025)}),
 )
