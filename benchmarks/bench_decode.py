@@ -18,6 +18,7 @@ from griffin_lim import griffin_lim, inverse_mel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prestissimo.nn.codec import MelCodec, MelCodecConfig
+from prestissimo.nn.packing import pack_linears
 from prestissimo.nn.phase import inverse_stft, peak_phase, project_phase
 
 SECONDS = 32.0
@@ -25,14 +26,24 @@ CONFIG = MelCodecConfig(texture=1.0)
 THREADS = 2
 
 
-@pytest.fixture(scope="module")
-def codec() -> MelCodec:
+def random_codec(kernels: str) -> MelCodec:
     torch.manual_seed(0)
-    model = MelCodec(CONFIG).requires_grad_(False).eval()
+    model = MelCodec(CONFIG, kernels).requires_grad_(False).eval()
     model.components.copy_(torch.linalg.qr(torch.randn(CONFIG.patch_size, CONFIG.channels)).Q.T)
     model.mean.fill_(-3.0)
     model.scale.fill_(0.13)
     return model
+
+
+@pytest.fixture(scope="module")
+def codec() -> MelCodec:
+    """As `load` prepares it."""
+    return pack_linears(random_codec("auto"))
+
+
+@pytest.fixture(scope="module")
+def plain() -> MelCodec:
+    return random_codec("reference")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +67,16 @@ def transforms(count: int, latents: torch.Tensor) -> float:
     return count * frames * 2.5 * CONFIG.mel.n_fft * math.log2(CONFIG.mel.n_fft) / 1e9
 
 
-def measure(benchmark: Any, run: Callable[[], Any], fft_gflop: float = 0.0, rounds: int = 7) -> None:
+def measure(
+    benchmark: Any,
+    run: Callable[[], Any],
+    fft_gflop: float = 0.0,
+    rounds: int = 7,
+    counted: Callable[[], Any] | None = None,
+) -> None:
+    """`counted`: the same work in eager PyTorch, whose products the counter knows."""
     with FlopCounterMode(display=False) as counter:
-        run()
+        (counted or run)()
     benchmark.pedantic(run, rounds=rounds, warmup_rounds=1)
     benchmark.extra_info.update(
         threads=THREADS,
@@ -75,14 +93,17 @@ def test_log_mel(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None
 
 @pytest.mark.benchmark(group="codec stage, 32 s")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_magnitudes(benchmark: Any, codec: MelCodec, latents: torch.Tensor, dtype: torch.dtype) -> None:
-    mel = codec.decode_log_mel(latents)
+def test_magnitudes(
+    benchmark: Any, codec: MelCodec, plain: MelCodec, latents: torch.Tensor, dtype: torch.dtype
+) -> None:
+    """bfloat16: eager, by autocast."""
+    mel, model = codec.decode_log_mel(latents), codec if dtype == torch.float32 else plain
 
     def run() -> torch.Tensor:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            return codec.magnitudes_of(mel)
+            return model.magnitudes_of(mel)
 
-    measure(benchmark, run)
+    measure(benchmark, run, counted=lambda: plain.magnitudes_of(mel))
 
 
 by_reference = pytest.mark.parametrize("reference", [False, True], ids=["kernels", "reference"])
@@ -112,17 +133,14 @@ def test_inverse_stft(benchmark: Any, codec: MelCodec, latents: torch.Tensor, re
     measure(benchmark, lambda: inverse_stft(rows, phase, CONFIG.mel.hop, reference), transforms(1, latents))
 
 
-@pytest.fixture(params=["auto", "reference"])
-def kernels(request: pytest.FixtureRequest, codec: MelCodec) -> Any:
-    codec.kernels = request.param
-    yield request.param
-    codec.kernels = "auto"
-
-
+@by_reference
 @pytest.mark.benchmark(group="decoder, 32 s")
-def test_codec(benchmark: Any, codec: MelCodec, latents: torch.Tensor, kernels: str) -> None:
-    rounds = 2 * CONFIG.phase_rounds + 1
-    measure(benchmark, lambda: codec.decode_waveform(latents), transforms(rounds, latents))
+def test_codec(
+    benchmark: Any, codec: MelCodec, plain: MelCodec, latents: torch.Tensor, reference: bool
+) -> None:
+    rounds, model = 2 * CONFIG.phase_rounds + 1, plain if reference else codec
+    run = lambda: model.decode_waveform(latents)  # noqa: E731
+    measure(benchmark, run, transforms(rounds, latents), counted=lambda: plain.decode_waveform(latents))
 
 
 @pytest.mark.benchmark(group="decoder, 32 s")

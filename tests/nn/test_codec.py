@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from prestissimo import ops
 from prestissimo.nn.codec import MelCodec, MelCodecConfig, patches_of
 from prestissimo.nn.magnitudes import MagNet, MagNetConfig, noise_texture
+from prestissimo.nn.packing import pack_linears
 from prestissimo.nn.phase import inverse_stft
 from prestissimo.nn.stft import MelConfig, log_mel, mel_of, mid_side, stft
 
@@ -103,6 +105,19 @@ def test_phase_makes_a_signal_of_these_magnitudes() -> None:
 
     random = 6.28 * torch.rand(magnitude.shape, generator=generator(3)).double()
     assert error(phase) < 0.15 < 0.4 < error(random)
+
+
+def test_kernels_make_the_audio_of_the_references() -> None:
+    """And nothing of it runs through a reference; a peak of the phases that falls otherwise is all that may differ."""
+    pytest.importorskip("prestissimo._core")
+    codec, z = random_codec(dtype=torch.float32), latents(19, items=2, dtype=torch.float32)
+    codec.kernels = "reference"
+    expected = codec.decode_waveform(z)
+    codec.kernels = "auto"
+    pack_linears(codec)
+    with ops.strict_kernels():
+        audio = codec.decode_waveform(z)
+    assert 10 * torch.log10(expected.square().mean() / (audio - expected).square().mean()) > 60
 
 
 @pytest.mark.parametrize("tile", [1, 2, 3, 7, 19, 64])

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from prestissimo.nn.layers import Kernels
 from prestissimo.nn.magnitudes import MagNet, MagNetConfig, noise_texture
 from prestissimo.nn.phase import initial_state, inverse_stft, peak_phase, project_phase
 from prestissimo.nn.stft import MelConfig, left_right, log_mel
+from prestissimo.ops.spectrum_from_bands import Interpolation, spectrum_from_bands
+from prestissimo.ops.spectrum_from_bands import reference as spectrum_from_bands_reference
 
 __all__ = ["MelCodec", "MelCodecConfig", "patches_of"]
 
@@ -88,6 +92,14 @@ def patches_of(mel: Tensor, config: MelCodecConfig) -> Tensor:
     return mel.permute(0, 3, 1, 2).reshape(mel.shape[0], -1, config.patch_size)
 
 
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)
+def _texture_of(config: MelCodecConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The noise that magnitudes are given back, (2, texture_frames, bins)."""
+    noise = noise_texture(config.magnet.texture_frames, config.mel.n_fft, config.mel.hop)
+    return (config.texture * noise).to(device, dtype)
+
+
 class MelCodec(Kernels):
     """audio <-> latents: z = scale * V (log-mel patch - mean); back through V^T, MagNet and a phase.
 
@@ -138,16 +150,29 @@ class MelCodec(Kernels):
 
     def magnitudes_of(self, mel: Tensor, first_frame: int = 0) -> Tensor:
         """Log-mel (B, 2, n_mels, F) to log-magnitudes (B, 2, F, bins), from frame `first_frame` on."""
-        config = self.config
-        log_magnitude, log_spread = self.magnet(mel)
-        log_magnitude = log_magnitude + self.gain[:, None]
-        if config.texture == 0:
-            return log_magnitude
-        noise = noise_texture(config.magnet.texture_frames, config.mel.n_fft, config.mel.hop)
-        place = torch.arange(first_frame, first_frame + mel.shape[3]) % noise.shape[1]
-        noise = noise[:, place].to(mel.device, mel.dtype)
-        share = (log_spread.exp() / _RAYLEIGH_SPREAD).clamp(max=1.0)
-        return log_magnitude + config.texture * share * noise
+        return self._spectrum(mel, self.magnet.trunk(mel), first_frame)
+
+    def _spectrum(self, mel: Tensor, h: Tensor, first_frame: int) -> Tensor:
+        """`magnitudes_of` these frames, h being what the network's trunk makes of them."""
+        config, net = self.config, self.magnet
+        residual, spread = net.heads(h, mel.dtype)
+        arguments: dict[str, Any] = {
+            "bands": mel.transpose(2, 3),
+            "residual": residual,
+            "offset": self.gain - net.bin_log_area,
+            "first": first_frame,
+        }
+        at = Interpolation(net.band_lower, net.band_share)
+        spread_at = None
+        if config.texture:
+            arguments["spread"] = spread - math.log(_RAYLEIGH_SPREAD)
+            arguments["noise"] = _texture_of(config, mel.dtype, mel.device)
+            spread_at = Interpolation(net.spread_lower, net.spread_share)
+        if not self.by_reference:
+            return spectrum_from_bands(at=at, spread_at=spread_at, **arguments)
+        if spread_at is not None:
+            arguments |= {"spread_lower": spread_at.lower, "spread_share": spread_at.share}
+        return spectrum_from_bands_reference(lower=at.lower, share=at.share, **arguments)
 
     def decode_magnitudes(self, latents: Tensor) -> Tensor:
         """Latents (B, channels, T) to mid/side log-magnitudes (B, 2, T * patch_frames, n_fft/2 + 1)."""
@@ -179,7 +204,12 @@ class MelCodec(Kernels):
         full = latents.shape[-1] * self.config.hop
         if length is not None and not 0 < length <= full:
             raise ValueError(f"length must be in 1 ... {full}, got {length}")
-        log_magnitude = self.decode_magnitudes(latents)
+        mel = self.decode_log_mel(latents)
+        trained = mel.requires_grad or any(p.requires_grad for p in self.magnet.parameters())
+        if phase is None and not (torch.is_grad_enabled() and trained):
+            audio = self._decode_in_blocks(mel)
+            return audio if length is None else audio[..., :length]
+        log_magnitude = self.magnitudes_of(mel)
         if phase is None:
             phase = self.phase_of(log_magnitude.detach())
         if phase.shape != log_magnitude.shape or phase.dtype != log_magnitude.dtype:
@@ -191,44 +221,65 @@ class MelCodec(Kernels):
         return audio if length is None else audio[..., :length]
 
     @torch.no_grad()
+    def _decode_in_blocks(self, mel: Tensor) -> Tensor:
+        """Left/right audio of all of `mel`: the network's trunk at once, the rest in blocks that stay in the cache.
+
+        32 s in blocks of 64 latent frames need 17 MB at a time instead of 90, whose page faults alone took 10 ms
+        (AMD Zen 4, 2 threads).
+        """
+        h, patch, fold = self.magnet.trunk(mel), self.config.patch_frames, self.config.magnet.fold
+
+        def magnitudes(first: int, end: int) -> Tensor:
+            low, high = first * patch, end * patch
+            return self._spectrum(mel[..., low:high], h[:, low // fold : high // fold], low)
+
+        items, latents = mel.shape[0], mel.shape[3] // patch
+        return torch.cat(list(self._sound(items, latents, 64, magnitudes)), -1)
+
+    @torch.no_grad()
     def decode_tiles(self, latents: Tensor, tile: int) -> Iterator[Tensor]:
         """Left/right audio of successive tiles of `tile` latent frames: their concatenation is the whole.
 
-        A tile waits for the few frames after it that its overlap-add and the phase rounds see; magnitudes and
-        phases of the frames around its end are kept, and the last phases go on as state.
+        A tile waits for the few frames after it that its overlap-add and the phase rounds see; phases of the frames
+        around its end are kept, and the last ones go on as state.
         """
         if tile < 1:
             raise ValueError(f"tile must be positive, got {tile}")
+        patch, total = self.config.patch_frames, latents.shape[2]
+        context = -(-self.magnet.context_frames // patch)
+
+        def magnitudes(first: int, end: int) -> Tensor:
+            low = max(first - context, 0)
+            mel = self.decode_log_mel(latents[..., low : min(end + context, total)])
+            return self.magnitudes_of(mel, low * patch)[:, :, (first - low) * patch : (end - low) * patch]
+
+        yield from self._sound(latents.shape[0], total, tile, magnitudes)
+
+    def _sound(
+        self, items: int, total: int, tile: int, magnitudes: Callable[[int, int], Tensor]
+    ) -> Iterator[Tensor]:
+        """Left/right audio of tiles of `tile` of `total` latent frames; magnitudes(first, end) gives theirs."""
         config = self.config
-        items, _, total = latents.shape
         patch, hop, overlap = config.patch_frames, config.mel.hop, config.mel.n_fft // config.mel.hop
         halo = (
             config.phase_rounds * (overlap - 1) + overlap // 2
-        )  # frames that a sample depends on, each side
-        ahead = -(-halo // patch)  # the same in latent frames
-        context = -(-self.magnet.context_frames // patch)
-        state = self.initial_state(items)
-        log_magnitude = phase = latents.new_zeros(items * 2, 0, config.mel.bins)
-        known = kept = 0  # latent frame up to which, and mel frame from which, magnitudes and phases are held
+        )  # mel frames that a sample depends on, each side
+        reach = -(-halo // patch)  # the same in latent frames
+        state, phase = self.initial_state(items), None
+        known = kept = 0  # latent frames up to which, and from which, phases are held
         for first in range(0, total, tile):
             end = min(first + tile, total)
-            until = min(end + ahead, total)
+            until = min(end + reach, total)
+            rows = magnitudes(kept, until).flatten(0, 1)
             if until > known:
-                low = max(known - context, 0)
-                mel = self.decode_log_mel(latents[..., low : min(until + context, total)])
-                inside = slice((known - low) * patch, (until - low) * patch)
-                new = self.magnitudes_of(mel, low * patch)[:, :, inside].flatten(0, 1)
-                new_phase, state = peak_phase(new, hop, state, self.by_reference)
-                known = until
-                log_magnitude = torch.cat([log_magnitude, new], 1)
-                phase = torch.cat([phase, new_phase], 1)
-            signal = inverse_stft(log_magnitude, self._project(log_magnitude, phase), hop, self.by_reference)
-            start = first * patch - kept
-            signal = signal[:, start * hop : (end * patch - kept) * hop]
+                new, state = peak_phase(rows[:, (known - kept) * patch :], hop, state, self.by_reference)
+                phase, known = new if phase is None else torch.cat([phase, new], 1), until
+            assert phase is not None
+            signal = inverse_stft(rows, self._project(rows, phase), hop, self.by_reference)
+            signal = signal[:, (first - kept) * patch * hop : (end - kept) * patch * hop]
             yield left_right(signal.view(items, 2, -1))
-            drop = max(end * patch - halo, 0) - kept
-            if drop > 0:
-                log_magnitude, phase, kept = log_magnitude[:, drop:], phase[:, drop:], kept + drop
+            drop = max(end - reach, 0) - kept
+            phase, kept = phase[:, drop * patch :], kept + drop
 
     def decode_tiled(self, latents: Tensor, tile: int = 64, length: int | None = None) -> Tensor:
         """`decode_waveform` in tiles of `tile` latent frames: bounded memory, the same audio."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prestissimo import ops
 from prestissimo.nn.layers import Kernels
 from prestissimo.nn.stft import MelConfig, mel_centres, mel_filters, stft
+from prestissimo.ops.spectrum_from_bands import interpolation
 
 __all__ = ["MagNet", "MagNetConfig", "noise_texture"]
 
@@ -63,10 +64,20 @@ class MagNetBlock(nn.Module):
         self.contract = nn.Linear(expansion * width, width)
         self.gain = nn.Parameter(torch.full((width,), 0.3))
 
-    def forward(self, x: Tensor, adaln_modulate: Callable[..., Tensor]) -> Tensor:
-        h = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        h = adaln_modulate(h.to(x.dtype).contiguous(), weight=self.norm_weight, bias=self.norm_bias)
-        return x + self.gain * self.contract(F.gelu(self.expand(h), approximate="tanh"))
+    def forward(self, x: Tensor, net: Kernels) -> Tensor:
+        dw, by_time = self.depthwise, x.transpose(1, 2)
+        fused = not net.by_reference and not torch.is_autocast_enabled(x.device.type)
+        if fused:
+            h = ops.conv1d(by_time, dw.weight, dw.bias, dw.kernel_size[0] // 2, groups=dw.groups).transpose(
+                1, 2
+            )
+        else:
+            h = dw(by_time).transpose(1, 2)
+        h = net.adaln_modulate(h.to(x.dtype).contiguous(), weight=self.norm_weight, bias=self.norm_bias)
+        h = self.contract(F.gelu(self.expand(h), approximate="tanh"))
+        if fused:
+            return ops.gated_residual(x, h, self.gain.expand(x.shape[0], -1))
+        return x + self.gain * h
 
 
 class MagNet(Kernels):
@@ -78,7 +89,12 @@ class MagNet(Kernels):
 
     interpolate: Tensor
     log_area: Tensor
+    bin_log_area: Tensor
     spread_interpolate: Tensor
+    band_lower: Tensor
+    band_share: Tensor
+    spread_lower: Tensor
+    spread_share: Tensor
 
     def __init__(self, config: MagNetConfig, mel: MelConfig, kernels: str = "auto") -> None:
         super().__init__(kernels)
@@ -102,18 +118,22 @@ class MagNet(Kernels):
         self.register_buffer("interpolate", _interpolation(centres, bins), persistent=False)
         area = np.log(mel_filters(mel.sample_rate, mel.n_fft, mel.n_mels).sum(1))
         self.register_buffer("log_area", torch.from_numpy(area), persistent=False)
+        self.register_buffer("bin_log_area", torch.from_numpy(area) @ self.interpolate, persistent=False)
         bands = mel_centres(mel.sample_rate, config.spread_bands - 2)
         self.register_buffer("spread_interpolate", _interpolation(bands, bins), persistent=False)
+        for name, source in (("band", centres), ("spread", bands)):
+            lower, share = interpolation(source, bins)
+            self.register_buffer(f"{name}_lower", torch.from_numpy(lower), persistent=False)
+            self.register_buffer(f"{name}_share", torch.from_numpy(share), persistent=False)
 
     @property
     def context_frames(self) -> int:
         """Mel frames on either side that an output frame may depend on."""
         return self.config.fold * (self.config.blocks * (self.config.kernel // 2) + 1)
 
-    def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """log-mel (B, 2, M, F) to log-magnitudes and log-spreads, both (B, 2, F, bins).
+    def trunk(self, log_mel: Tensor) -> Tensor:
+        """log-mel (B, 2, M, F) to what the heads read, (B, F / fold, width).
 
-        The spread is the mean absolute deviation of log|X| from the first output, in nats.
         Raises ValueError where F is no multiple of `fold` or M is not the configuration's.
         """
         if log_mel.ndim != 4 or log_mel.shape[1] != 2 or log_mel.shape[2] != self.mel.n_mels:
@@ -122,24 +142,32 @@ class MagNet(Kernels):
         fold = self.config.fold
         if frames % fold:
             raise ValueError(f"log_mel must have a multiple of {fold} frames, got {frames}")
-        rows = log_mel.transpose(2, 3)  # (B, 2, F, M)
-        tokens = rows.transpose(1, 2).reshape(items, frames // fold, fold * 2 * bands)
-        h = self.embed((tokens + 3) / 3).to(
-            log_mel.dtype
-        )  # under autocast the residual stream stays as it came
+        tokens = log_mel.permute(0, 3, 1, 2).reshape(items, frames // fold, fold * 2 * bands)
+        # under autocast the residual stream stays as it came
+        h = self.embed((tokens + 3) / 3).to(log_mel.dtype)
         for block in self.blocks:
-            h = block(h, self.adaln_modulate)
-        h = self.adaln_modulate(h.contiguous(), weight=self.norm_weight, bias=self.norm_bias)
+            h = block(h, self)
+        return self.adaln_modulate(h.contiguous(), weight=self.norm_weight, bias=self.norm_bias)
+
+    def heads(self, h: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Of `trunk` to the residual (B, 2, F, bins) and the log-spreads of bands (B, 2, F, spread_bands)."""
 
         def unfold(values: Tensor) -> Tensor:  # (B, F / fold, fold * 2 * K) to (B, 2, F, K)
-            return values.view(items, frames, 2, -1).transpose(1, 2).to(log_mel.dtype)
+            frames = h.shape[1] * self.config.fold
+            return values.view(h.shape[0], frames, 2, -1).transpose(1, 2).to(dtype)
 
-        with torch.autocast(log_mel.device.type, enabled=False):
-            base = (rows - self.log_area) @ self.interpolate
-        log_magnitude = base + unfold(self.residual(h))
         spread = unfold(self.spread(h)).clamp(-6.0, 2.0)
+        return unfold(self.residual(h)), spread
+
+    def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """log-mel (B, 2, M, F) to log-magnitudes and log-spreads, both (B, 2, F, bins).
+
+        The spread is the mean absolute deviation of log|X| from the first output, in nats. Raises as `trunk`.
+        """
+        residual, spread = self.heads(self.trunk(log_mel), log_mel.dtype)
         with torch.autocast(log_mel.device.type, enabled=False):
-            return log_magnitude, spread @ self.spread_interpolate
+            base = (log_mel.transpose(2, 3) - self.log_area) @ self.interpolate
+            return base + residual, spread @ self.spread_interpolate
 
 
 @lru_cache(maxsize=4)
