@@ -123,7 +123,7 @@ PRESTISSIMO_HD Normals box_muller(uint32_t radius, uint32_t angle) {
   c = fma(c, t2, -1.23370051f);
   c = fma(c, t2, 1.0f);
   const bool swap = quadrant & 1u;
-  const uint32_t cos_sign = (quadrant + 1u & 2u) << 30, sin_sign = (quadrant & 2u) << 30;
+  const uint32_t cos_sign = ((quadrant + 1u) & 2u) << 30, sin_sign = (quadrant & 2u) << 30;
   return {multiply(r, from_bits(to_bits(swap ? s : c) ^ cos_sign)),
           multiply(r, from_bits(to_bits(swap ? c : s) ^ sin_sign))};
 }
