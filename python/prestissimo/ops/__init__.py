@@ -31,6 +31,7 @@ from .renoise import renoise
 from .sampler_step import sampler_step
 from .segment_similarity import segment_similarity
 from .sigmoid_topk import sigmoid_topk
+from .snake import snake
 from .sparse_topk import sparse_topk
 from .spectrum_from_bands import spectrum_from_bands
 from .swiglu import swiglu
@@ -73,6 +74,7 @@ __all__ = [
     "sampler_step",
     "segment_similarity",
     "sigmoid_topk",
+    "snake",
     "sparse_topk",
     "spectrum_from_bands",
     "strict_kernels",

@@ -15,6 +15,8 @@ from .conv_transpose1d import reference as conv_transpose1d_reference
 from .depthwise_conv1d import depthwise_conv1d
 from .depthwise_conv1d import reference as depthwise_conv1d_reference
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
+from .snake import reference as snake_reference
+from .snake import snake
 
 BATCH = 2
 _SMALL: tuple[Shape, ...] = ((5, 7, 20), (3, 4, 9), (1, 1, 9), (16, 15, 31), (9, 16, 24), (13, 33, 17))
@@ -177,6 +179,54 @@ def _depthwise_case(
     )
 
 
+# (samples, channels, time): every stage of a second of sound of Oobleck 44.1 kHz
+_SNAKE_SMALL: tuple[Shape, ...] = (
+    (2, 5, 64), (1, 1, 1), (1, 3, 7), (2, 2, 8), (1, 9, 2), (3, 4, 15), (1, 16, 4), (2, 17, 3), (1, 31, 33),
+    (1, 2, 4097), (2, 3, 331), (0, 4, 16), (2, 4, 0), (1, 320, 64),
+)  # fmt: skip
+_SNAKE_SIZES: dict[str, Shape] = {
+    "oobleck-1": (1, 1024, 172),
+    "oobleck-3": (1, 256, 5512),
+    "oobleck-5": (1, 128, 44100),
+}
+
+
+def _snake_case(
+    variant: str, log_scale: bool, channels_last: bool, real: dict[str, Shape] | None = None
+) -> OpCase:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        x = rows(shape, dtype, rng)
+        return {
+            "x": x.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else x,
+            "alpha": noise((shape[1],), dtype, rng, 0.1 if log_scale else 1.5, 0.3),
+            "beta": noise((shape[1],), dtype, rng, 0.2 if log_scale else 1.5, 0.3),
+            "log_scale": log_scale,
+        }
+
+    return OpCase(
+        name="snake",
+        op=snake,
+        reference=snake_reference,
+        make=make,
+        small=_SNAKE_SMALL,
+        variant=variant,
+        dtypes=_DTYPES,
+        gradients=("x", "alpha", "beta"),
+        gradient_small=((2, 5, 64), (1, 3, 7), (2, 17, 3), (1, 2, 4097), (1, 31, 130)),
+        bad=(
+            (lambda a: {**a, "x": a["x"][0]}, ValueError, "x"),
+            (cut("alpha"), ValueError, "alpha"),
+            (cut("beta"), ValueError, "beta"),
+            (other_dtype("alpha"), TypeError, "alpha"),
+            (other_dtype("beta"), TypeError, "beta"),
+        ),
+        real=real or {},
+        bytes_moved=lambda s, item: 2 * s[0] * s[1] * s[2] * item,
+        eager_bytes=lambda s, item: 11 * s[0] * s[1] * s[2] * item,
+        flops=lambda s: 20 * s[0] * s[1] * s[2],
+    )
+
+
 CONV_CASES: tuple[OpCase, ...] = (
     _conv_case("k7", 7, 1, _RESIDUAL),
     _conv_case("k3-dilation-3", 3, 3),
@@ -188,4 +238,8 @@ CONV_CASES: tuple[OpCase, ...] = (
     _depthwise_case("k3-dilation-2", 3, 2, bias=False),
     _depthwise_case("k1", 1, 1),
     _depthwise_case("k6-dilation-3", 6, 3),
+    _snake_case("log", True, False, _SNAKE_SIZES),
+    _snake_case("log-channels-last", True, True, _SNAKE_SIZES),
+    _snake_case("plain", False, False),
+    _snake_case("plain-channels-last", False, True),
 )
