@@ -90,10 +90,17 @@ constexpr int64_t a_bytes(Dot d, int64_t M, int64_t K) {
 
 // A matrix in memory: element (i, k) at data[i * stride + k * stride_k], i a row of A or a column of B. Float types are
 // rounded or widened to those of the product; int8 goes with int8 alone. stride_k = 1 and stride = 1 are fast.
+// Rows of A with stride_k = 1 may lie in groups, `group` values of k together and group_stride from one to the next:
+// the windows of a dilated convolution.
 struct Source {
   const void* data;
   DType dtype;
   int64_t stride, stride_k;
+  int64_t group = 0, group_stride = 0;
+
+  int64_t place(int64_t k) const { return group ? k / group * group_stride + k % group : k * stride_k; }
+  // Whether `count` values from k on are neighbours.
+  bool together(int64_t k, int64_t count) const { return stride_k == 1 && (group == 0 || k % group + count <= group); }
 };
 void pack_b(const PackedB&, const Source&, int64_t first_panel, int64_t last_panel);
 void pack_a(const PackedA&, const Source&, int64_t first_panel, int64_t last_panel);

@@ -73,11 +73,11 @@ struct Packing {
   static constexpr int kStep = Form::kValues / 16;  // values in a dword
 
   // From k0 on; zeros beyond K.
-  static void line(const T* x, int64_t stride_k, int64_t k0, int64_t K, char* out) {
-    if (stride_k == 1 && k0 + Form::kValues <= K) return Form::fill(x + k0, out);
+  static void line(const T* x, const Source& s, int64_t k0, int64_t K, char* out) {
+    if (k0 + Form::kValues <= K && s.together(k0, Form::kValues)) return Form::fill(x + s.place(k0), out);
     T values[Form::kValues] = {};
     const int64_t n = K - k0 < Form::kValues ? K - k0 : Form::kValues;
-    for (int64_t i = 0; i < n; ++i) values[i] = x[(k0 + i) * stride_k];
+    for (int64_t i = 0; i < n; ++i) values[i] = x[s.place(k0 + i)];
     Form::fill(values, out);
   }
 
@@ -101,8 +101,15 @@ struct Packing {
       char* out = a.panel(p);
       for (int64_t l = 0; l < a.lines(); ++l, out += n * kLineBytes) {
         if (!across) {
-          for (int r = 0; r < n; ++r)
-            line(x + (first + r) * s.stride, s.stride_k, l * Form::kValues, a.K, out + r * kLineBytes);
+          const int64_t k0 = l * Form::kValues, place = s.place(k0);
+          const bool whole = k0 + Form::kValues <= a.K && s.together(k0, Form::kValues);
+          for (int r = 0; r < n; ++r) {
+            const T* row = x + (first + r) * s.stride;
+            if (whole)
+              Form::fill(row + place, out + r * kLineBytes);
+            else
+              line(row, s, k0, a.K, out + r * kLineBytes);
+          }
           continue;
         }
         alignas(64) uint32_t steps[16][kPanel], lines[16][16];
@@ -123,8 +130,7 @@ struct Packing {
         alignas(64) uint32_t lines[kPanel][16];
         if (n < kPanel) memset(lines, 0, sizeof lines);
         for (int j = 0; j < n; ++j)
-          line(x + (p * kPanel + j) * s.stride, s.stride_k, done / 16 * Form::kValues, b.K,
-               reinterpret_cast<char*>(lines[j]));
+          line(x + (p * kPanel + j) * s.stride, s, done / 16 * Form::kValues, b.K, reinterpret_cast<char*>(lines[j]));
         if (b.steps() - done >= 16) {
           transpose(lines[0], 16, kPanel, 16, out, kPanel);
           continue;
@@ -241,25 +247,42 @@ void quantize_line(const T* x, float by, int8_t* out) {
   for (int i = 0; i < kValues; ++i) out[i] = static_cast<int8_t>(float_to_bits(sums[i]));
 }
 
+// Over all groups of a row.
+template <class T>
+float largest(const T* x, const Source& s, int64_t K) {
+  if (!s.group) return largest(x, K);
+  float m = 0.0f;
+  for (int64_t k = 0; k < K; k += s.group, x += s.group_stride) {
+    const float of_group = largest(x, s.group);
+    m = m > of_group || m != m ? m : of_group;  // NaN stays
+  }
+  return m;
+}
+
 template <class T>
 void quantize_rows(const PackedA& a, const Source& s, float* scales, int64_t first_panel, int64_t last_panel) {
   constexpr int kValues = Int8Rows::kValues;
+  const bool lines_together = s.group % kValues == 0;
   for (int64_t p = first_panel; p < last_panel; ++p) {
     const int64_t first = a.first(p), n = a.rows(p);
     for (int64_t r = 0; r < n; ++r) {
       const T* x = static_cast<const T*>(s.data) + (first + r) * s.stride;
-      const float m = largest(x, a.K), inverse = 127.0f / m;
+      const float m = largest(x, s, a.K), inverse = 127.0f / m;
       const bool finite = m < __builtin_inff();
       scales[first + r] = finite ? m / 127.0f : __builtin_nanf("");
       const float by = !finite ? 0.0f : inverse < __FLT_MAX__ ? inverse : __FLT_MAX__;
       char* out = a.panel(p) + r * kLineBytes;
+      const T* next = x;
+      int64_t left = s.group;
       for (int64_t k = 0; k < a.K; k += kValues, out += n * kLineBytes) {
         int8_t line[kValues];
-        if (k + kValues <= a.K) {
-          quantize_line(x + k, by, line);
+        if (k + kValues <= a.K && lines_together) {
+          quantize_line(next, by, line);
+          next += kValues, left -= kValues;
+          if (left == 0) next += s.group_stride - s.group, left = s.group;
         } else {
           T values[kValues] = {};
-          memcpy(values, x + k, sizeof(T) * static_cast<size_t>(a.K - k));
+          for (int64_t i = k; i < a.K && i < k + kValues; ++i) values[i - k] = x[s.place(i)];
           quantize_line(values, by, line);
         }
         Int8Rows::fill(line, out);

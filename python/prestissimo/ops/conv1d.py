@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dilated convolution over time, as one product of overlapping windows (time_windows.py)."""
+"""Dilated convolution over time, as one product of windows, with a snake on its input and a residual on its output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from .depthwise_conv1d import depthwise_conv1d
 from .linear import _backward_op as linear_backward
 from .linear import reference as linear_reference
 from .pack_linear import PackedWeight, pack_linear
-from .registration import Op, _core, expect_shape, launch
+from .registration import Op, _core, expect_shape, new_empty
+from .snake import _backward_op as snake_backward
+from .snake import reference as snake_reference
+from .snake import snake
 from .time_windows import TimeWindows
 
 if TYPE_CHECKING:
@@ -36,9 +39,19 @@ def pack_conv1d(weight: Any, dtype: str = "bfloat16") -> PackedConv1d:
 
 
 def conv1d(
-    x: Any, weight: Any, bias: Any = None, padding: int = 0, dilation: int = 1, groups: int = 1
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    alpha: Any = None,
+    beta: Any = None,
+    log_scale: bool = True,
+    residual: Any = None,
+    lead: int = 0,
 ) -> Any:
-    """y[o, t] = bias[o] + Σ_{c, k} weight[o, c, k]·x[c, t + k·dilation - padding]: torch's own, sums in float32.
+    """y[o, t] = bias[o] + Σ_{c, k} weight[o, c, k]·s(x[c, t + k·dilation - padding]) + residual[o, t], sums in float32.
 
     Args:
         x: [B, C, T], float32, bfloat16 or float16 (float64 runs through the reference); fastest with channels last in
@@ -47,10 +60,13 @@ def conv1d(
         bias: [O]; may be absent.
         padding, dilation: zeros at either end, at least 0; at least 1.
         groups: 1 (dense), or C, every channel by itself with a weight [C, 1, K] (`depthwise_conv1d`).
+        alpha, beta, log_scale: s is the `snake` of these, the identity without alpha; beta as alpha where absent.
+        residual: [B, O, T'], T' the steps of the convolution; may be absent.
+        lead: steps of zeros before y, where a caller who decodes in tiles puts what came before; 0 with groups.
 
     Returns:
-        [B, O, T + 2·padding - dilation·(K - 1)], dtype and kind of x. Differentiable in x, bias and a weight that is
-        not packed.
+        [B, O, lead + T'], T' = T + 2·padding - dilation·(K - 1), dtype and kind of x. Differentiable in x, bias,
+        alpha, beta, residual and a weight that is not packed.
 
     Raises:
         ValueError: a shape, padding or dilation that does not fit, naming the argument.
@@ -63,10 +79,17 @@ def conv1d(
     >>> conv1d(x, weight, padding=1)
     array([[[  2.,  21., 210., 100.]]], dtype=float32)
     """
+    beta = alpha if beta is None else beta
     if groups != 1:
         if len(x.shape) == 3 and groups != x.shape[1]:
             raise ValueError(f"conv1d: groups must be 1 or {x.shape[1]}, got {groups}")
-        return depthwise_conv1d(x, weight, bias, padding, dilation)
+        if lead:
+            raise ValueError(f"conv1d: lead must be 0 with groups, got {lead}")
+        y = depthwise_conv1d(
+            x if alpha is None else snake(x, alpha, beta, log_scale), weight, bias, padding, dilation
+        )
+        return y if residual is None else y + residual
+    options = (alpha, beta, log_scale, residual, lead)
     if isinstance(weight, PackedConv1d):
         packed = weight.rows
         if len(x.shape) == 3 and packed.in_features != weight.kernel * x.shape[1]:
@@ -74,10 +97,10 @@ def conv1d(
                 f"conv1d: x must have {packed.in_features // weight.kernel} channels, got {x.shape[1]}"
             )
         rest = (weight.kernel, packed.dtype, packed.out_features)
-        return _op(x, packed.data, bias, padding, dilation, *rest)
+        return _op(x, packed.data, bias, padding, dilation, *rest, *options)
     fits = len(weight.shape) == 3
     kernel, out = (weight.shape[2], weight.shape[0]) if fits else (0, 0)
-    return _op(x, weight, bias, padding, dilation, kernel, "", out)
+    return _op(x, weight, bias, padding, dilation, kernel, "", out, *options)
 
 
 def as_rows(weight: Any) -> Any:
@@ -85,12 +108,48 @@ def as_rows(weight: Any) -> Any:
     return weight.swapaxes(1, 2).reshape(weight.shape[0], weight.shape[1] * weight.shape[2])
 
 
+def time_rows(x: Any) -> Any:
+    """[B, C, T] → [B, T, C] with channels as neighbours: a copy where they are not."""
+    rows = x.swapaxes(1, 2)
+    if hasattr(x, "stride"):
+        return rows if rows.stride(2) == 1 else rows.contiguous()
+    if rows.strides[2] == rows.dtype.itemsize:
+        return rows
+    copy = new_empty(x, rows.shape)
+    copy[...] = rows
+    return copy
+
+
 def _windows(x: Any, padding: int, dilation: int, kernel: int) -> TimeWindows:
     return TimeWindows(x.shape[0], x.shape[1], x.shape[2], kernel, dilation, padding, padding)
 
 
+def check_snake(op: str, x: Any, alpha: Any, beta: Any, lead: int) -> None:
+    """The options that convolutions share."""
+    if (alpha is None) != (beta is None):
+        raise ValueError(f"{op}: alpha must be given with beta")
+    for name, v in (("alpha", alpha), ("beta", beta)):
+        expect_shape(op, name, v, (x.shape[1],))
+        if v is not None and v.dtype != x.dtype:
+            raise TypeError(f"{op}: {name} must be {x.dtype} like x, got {v.dtype}")
+    if lead < 0:
+        raise ValueError(f"{op}: lead must be at least 0, got {lead}")
+
+
 def _check(
-    x: Any, weight: Any, bias: Any, padding: int, dilation: int, kernel: int, packing: str, out: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    padding: int,
+    dilation: int,
+    kernel: int,
+    packing: str,
+    out: int,
+    alpha: Any,
+    beta: Any,
+    log_scale: bool,
+    residual: Any,
+    lead: int,
 ) -> None:
     op = "conv1d"
     if len(x.shape) != 3:
@@ -109,9 +168,15 @@ def _check(
             f"{op}: x must be long enough for an output, got {x.shape[2]} steps with padding {padding}, "
             f"kernel {kernel} and dilation {dilation}"
         )
-    for name, v in (("weight", None if packing else weight), ("bias", bias)):
+    check_snake(op, x, alpha, beta, lead)
+    expect_shape(op, "residual", residual, (x.shape[0], out, _steps(x, padding, dilation, kernel)))
+    for name, v in (("weight", None if packing else weight), ("bias", bias), ("residual", residual)):
         if v is not None and v.dtype != x.dtype:
             raise TypeError(f"{op}: {name} must be {x.dtype} like x, got {v.dtype}")
+
+
+def _steps(x: Any, padding: int, dilation: int, kernel: int) -> int:
+    return int(x.shape[2] + 2 * padding - dilation * (kernel - 1))
 
 
 def reference(
@@ -123,6 +188,11 @@ def reference(
     kernel: int = 0,
     packing: str = "",
     out: int = 0,
+    alpha: Tensor | None = None,
+    beta: Tensor | None = None,
+    log_scale: bool = True,
+    residual: Tensor | None = None,
+    lead: int = 0,
 ) -> Tensor:
     """The formula in plain PyTorch: oracle, baseline and documentation of `conv1d`."""
     import torch.nn.functional as F
@@ -134,41 +204,96 @@ def reference(
             weight.kernel,
             weight.rows.data,
         )
-    if not packing:
-        return F.conv1d(x, weight, bias, padding=padding, dilation=dilation)
-    windows = _windows(x, padding, dilation, kernel)
-    y = linear_reference(
-        windows.as_rows(windows.laid_out(x)), weight, bias, packing=packing, out_features=out
-    )
-    full = y.new_zeros(x.shape[0] * dilation * windows.steps, out)
-    full[: windows.rows] = y
-    return windows.by_time(full).transpose(1, 2)
+    if alpha is not None:
+        x = snake_reference(x, alpha, beta, log_scale)
+    if packing:
+        windows = _windows(x, padding, dilation, kernel)
+        rows = linear_reference(
+            windows.as_rows(windows.laid_out(x)), weight, bias, packing=packing, out_features=out
+        )
+        full = rows.new_zeros(x.shape[0] * dilation * windows.steps, out)
+        full[: windows.rows] = rows
+        y = windows.by_time(full).transpose(1, 2)
+    else:
+        y = F.conv1d(x, weight, bias, padding=padding, dilation=dilation)
+    y = y if residual is None else y + residual
+    return F.pad(y, (lead, 0)) if lead else y
 
 
 def _kernel(
-    x: Any, weight: Any, bias: Any, padding: int, dilation: int, kernel: int, packing: str, out: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    padding: int,
+    dilation: int,
+    kernel: int,
+    packing: str,
+    out: int,
+    alpha: Any,
+    beta: Any,
+    log_scale: bool,
+    residual: Any,
+    lead: int,
 ) -> Any:
-    _check(x, weight, bias, padding, dilation, kernel, packing, out)
+    options = (alpha, beta, log_scale, residual, lead)
+    _check(x, weight, bias, padding, dilation, kernel, packing, out, *options)
     if getattr(x, "is_cuda", False):  # cuDNN's
-        return reference(x, weight, bias, padding, dilation, kernel, packing, out)
-    windows = _windows(x, padding, dilation, kernel)
-    rows = windows.as_rows(windows.laid_out(x))
-    y = windows.buffer(x, out)
+        return reference(x, weight, bias, padding, dilation, kernel, packing, out, *options)
+    y = new_empty(x, (x.shape[0], lead + _steps(x, padding, dilation, kernel), out))
+    y[:, :lead] = 0
     matrix = weight if packing else as_rows(weight)
-    launch(_core.linear, rows, matrix, bias, None, None, 1.0, packing, out, y[: windows.rows])
-    return windows.by_time(y).swapaxes(1, 2)
+    beside = None if residual is None else time_rows(residual)
+    launch_rows(
+        x, matrix, bias, kernel, padding, dilation, packing, out, alpha, beta, log_scale, beside, y[:, lead:]
+    )
+    return y.swapaxes(1, 2)
+
+
+def launch_rows(
+    x: Any,
+    matrix: Any,
+    bias: Any,
+    taps: int,
+    padding: int,
+    dilation: int,
+    packing: str,
+    out: int,
+    alpha: Any,
+    beta: Any,
+    log_scale: bool,
+    residual: Any,
+    y: Any,
+) -> None:
+    """The compiled kernel on rows of windows; y [B, T', out] may have any strides but the last."""
+    options = (_whole(alpha), _whole(beta), int(log_scale), residual)
+    matrix = _whole(matrix) if packing else matrix
+    _core.conv1d(time_rows(x), matrix, _whole(bias), taps, padding, dilation, packing, out, *options, y)
+
+
+def _whole(a: Any) -> Any:
+    if a is None or not hasattr(a, "stride"):
+        return a if a is None or a.flags.c_contiguous else a.copy()
+    return a.contiguous()
 
 
 def _fake(
-    x: Any, weight: Any, bias: Any, padding: int, dilation: int, kernel: int, packing: str, out: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    padding: int,
+    dilation: int,
+    kernel: int,
+    packing: str,
+    out: int,
+    *options: Any,
 ) -> Any:
-    windows = _windows(x, padding, dilation, kernel)
-    return x.new_empty(x.shape[0], windows.steps * dilation, out)[:, : windows.windows].transpose(1, 2)
+    T = options[-1] + x.shape[2] + 2 * padding - dilation * (kernel - 1)
+    return x.new_empty(x.shape[0], T, out).transpose(1, 2)
 
 
 _op = Op(
-    "conv1d(Tensor x, Tensor weight, Tensor? bias, int padding, int dilation, int kernel, str packing, int out)"
-    " -> Tensor",
+    "conv1d(Tensor x, Tensor weight, Tensor? bias, int padding, int dilation, int kernel, str packing, int out,"
+    " Tensor? alpha, Tensor? beta, bool log_scale, Tensor? residual, int lead) -> Tensor",
     kernel=_kernel,
     reference=reference,
     fake=_fake,
@@ -177,33 +302,50 @@ _op = Op(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, _, ctx.padding, ctx.dilation, ctx.kernel, ctx.packing, ctx.out = inputs
-    ctx.save_for_backward(x, weight)
+    x, weight, _, ctx.padding, ctx.dilation, ctx.kernel, ctx.packing, ctx.out = inputs[:8]
+    alpha, beta, ctx.log_scale, _, ctx.lead = inputs[8:]
+    ctx.save_for_backward(x, weight, alpha, beta)
 
 
 def _gradient(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
-    needed, p, d, K, O = list(ctx.needs_input_grad[:3]), ctx.padding, ctx.dilation, ctx.kernel, ctx.out
-    T = x.shape[2]
+    x, weight, alpha, beta = ctx.saved_tensors
+    needed, p, d, K, O = ctx.needs_input_grad, ctx.padding, ctx.dilation, ctx.kernel, ctx.out
+    T, dy = x.shape[2], dy[:, :, ctx.lead :]
     dx = dmatrix = dbias = None
-    if needed[
-        0
-    ]:  # dx[c, t] = Σ_{o, k} weight[o, c, k] dy[o, t + p - k d]: dy, padded, meets the kernel backwards
+    of_snake = [needed[0], needed[8], needed[9]]
+    if any(
+        of_snake
+    ):  # dx[c, t] = Σ_{o, k} weight[o, c, k] dy[o, t + p - k d]: dy, padded, meets the kernel backwards
+        turned = weight
         if ctx.packing:
-            weight = PackedWeight(weight, ctx.packing, O, K * x.shape[1]).unpack(x.dtype)
-            weight = weight.view(O, K, -1).transpose(1, 2)
-        dx = conv1d(dy, weight.flip(2).transpose(0, 1), None, d * (K - 1), d)[:, :, p : p + T]
+            turned = PackedWeight(weight, ctx.packing, O, K * x.shape[1]).unpack(x.dtype)
+            turned = turned.view(O, K, -1).transpose(1, 2)
+        dx = conv1d(dy, turned.flip(2).transpose(0, 1), None, d * (K - 1), d)[:, :, p : p + T]
     if needed[1] or needed[2]:
         windows = _windows(x, p, d, K)
+        u = x if alpha is None else snake(x, alpha, beta, ctx.log_scale)
         _, dmatrix, dbias, _, _ = linear_backward(
             windows.from_time(dy.transpose(1, 2))[: windows.rows],
-            windows.as_rows(windows.laid_out(x)),
+            windows.as_rows(windows.laid_out(u)),
             *(weight if ctx.packing else as_rows(weight), None, None, 1.0, ctx.packing, O),
             [False, needed[1], needed[2], False, False],
         )
     if needed[1] and dmatrix is not None:
         dmatrix = dmatrix.view(O, K, -1).transpose(1, 2).contiguous()
-    return dx, dmatrix, dbias if needed[2] else None, *[None] * 5
+    dx, dalpha, dbeta = through_snake(dx, x, alpha, beta, ctx.log_scale, of_snake)
+    dresidual = dy if needed[11] else None
+    return dx, dmatrix, dbias if needed[2] else None, *[None] * 5, dalpha, dbeta, None, dresidual, None
+
+
+def through_snake(
+    du: Any, x: Tensor, alpha: Any, beta: Any, log_scale: bool, wanted: list[bool]
+) -> tuple[Any, Any, Any]:
+    """The gradients of x, alpha and beta from that of snake(x), or of x where there is no snake."""
+    if alpha is None or du is None:
+        return du, None, None
+    grads = snake_backward(du, x, alpha, beta, log_scale, wanted)
+    dx, dalpha, dbeta = (g if want else None for g, want in zip(grads, wanted, strict=True))
+    return dx, dalpha, dbeta
 
 
 _op.gradient(_gradient, _setup)

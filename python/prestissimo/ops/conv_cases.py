@@ -14,7 +14,7 @@ from .conv_transpose1d import conv_transpose1d
 from .conv_transpose1d import reference as conv_transpose1d_reference
 from .depthwise_conv1d import depthwise_conv1d
 from .depthwise_conv1d import reference as depthwise_conv1d_reference
-from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype, rows
+from .op_case import Arguments, OpCase, Shape, Spoiled, cut, noise, other_dtype, rows
 from .snake import reference as snake_reference
 from .snake import snake
 
@@ -33,21 +33,49 @@ _UP: dict[str, Shape] = {"oobleck-1": (2048, 1024, 22), "oobleck-3": (512, 256, 
 
 def _conv_arguments(a: Arguments) -> tuple[Any, ...]:
     O, _, K = a["weight"].shape
-    return (*a.values(), K, "", O)
+    options = (a.get(name, default) for name, default in _OPTIONS.items())
+    return (*(a[name] for name in ("x", "weight", "bias", "padding", "dilation")), K, "", O, *options)
 
 
-def _conv_case(variant: str, kernel: int, dilation: int, real: dict[str, Shape] | None = None) -> OpCase:
+_OPTIONS: Arguments = {"alpha": None, "beta": None, "log_scale": True, "residual": None, "lead": 0}
+
+
+def _snake_options(C: int, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+    return {
+        "alpha": noise((C,), dtype, rng, 0.1, 0.3),
+        "beta": noise((C,), dtype, rng, 0.2, 0.3),
+        "lead": 3,
+    }
+
+
+_BAD_SNAKE: tuple[Spoiled, ...] = (
+    (cut("alpha"), ValueError, "alpha"),
+    (cut("beta"), ValueError, "beta"),
+    (lambda a: {**a, "alpha": None}, ValueError, "alpha"),
+    (other_dtype("beta"), TypeError, "beta"),
+    (lambda a: {**a, "lead": -1}, ValueError, "lead"),
+)
+
+
+def _conv_case(
+    variant: str, kernel: int, dilation: int, real: dict[str, Shape] | None = None, unit: bool = False
+) -> OpCase:
+    """`unit`: as in a residual unit, with a snake before and a residual behind."""
     reach = dilation * (kernel - 1)
 
     def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
         C, O, T = shape
-        return {
+        arguments = {
             "x": rows((BATCH, C, T), dtype, rng),
             "weight": noise((O, C, kernel), dtype, rng, 0.0, (C * kernel) ** -0.5),
             "bias": noise((O,), dtype, rng, 0.3),
             "padding": reach // 2,
             "dilation": dilation,
         }
+        if not unit:
+            return arguments
+        residual = rows((BATCH, O, T + 2 * (reach // 2) - reach), dtype, rng)
+        return {**arguments, **_snake_options(C, dtype, rng), "residual": residual}
 
     bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
         (cut("bias"), ValueError, "bias"),
@@ -58,6 +86,9 @@ def _conv_case(variant: str, kernel: int, dilation: int, real: dict[str, Shape] 
         (lambda a: {**a, "x": a["x"][:, :0]}, ValueError, "weight"),
         (other_dtype("weight"), TypeError, "weight"),
     ]
+    if unit:
+        bad += [*_BAD_SNAKE, (cut("residual"), ValueError, "residual")]
+    options = ("alpha", "beta", "residual") if unit else ()
     return OpCase(
         name="conv1d",
         op=conv1d,
@@ -66,9 +97,13 @@ def _conv_case(variant: str, kernel: int, dilation: int, real: dict[str, Shape] 
         small=_SMALL,
         variant=variant,
         dtypes=_DTYPES,
-        gradients=("x", "weight", "bias"),
+        gradients=("x", "weight", "bias", *options),
         gradient_small=_GRADIENT_SMALL,
-        not_finite=("x", "bias"),  # an infinite weight meets the zeros of the padding here, not in eager
+        not_finite=(
+            "x",
+            "bias",
+            *options,
+        ),  # an infinite weight meets the zeros of the padding here, not in eager
         overload_arguments=_conv_arguments,
         bad=tuple(bad),
         real=real or {},
@@ -80,10 +115,13 @@ def _conv_case(variant: str, kernel: int, dilation: int, real: dict[str, Shape] 
 
 def _up_arguments(a: Arguments) -> tuple[Any, ...]:
     _, O, K = a["weight"].shape
-    return (*a.values(), K, "", O)
+    options = (a.get(name, default) for name, default in _OPTIONS.items() if name != "residual")
+    return (*(a[name] for name in ("x", "weight", "bias", "stride", "padding")), K, "", O, *options)
 
 
-def _up_case(variant: str, stride: int, kernel: int, real: dict[str, Shape] | None = None) -> OpCase:
+def _up_case(
+    variant: str, stride: int, kernel: int, real: dict[str, Shape] | None = None, snaked: bool = False
+) -> OpCase:
     def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
         C, O, T = shape
         return {
@@ -92,6 +130,7 @@ def _up_case(variant: str, stride: int, kernel: int, real: dict[str, Shape] | No
             "bias": noise((O,), dtype, rng, 0.3),
             "stride": stride,
             "padding": -(-stride // 2),
+            **(_snake_options(C, dtype, rng) if snaked else {}),
         }
 
     bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
@@ -103,6 +142,8 @@ def _up_case(variant: str, stride: int, kernel: int, real: dict[str, Shape] | No
         (lambda a: {**a, "x": a["x"][:, :0]}, ValueError, "weight"),
         (other_dtype("weight"), TypeError, "weight"),
     ]
+    bad += _BAD_SNAKE if snaked else ()
+    options = ("alpha", "beta") if snaked else ()
     return OpCase(
         name="conv_transpose1d",
         op=conv_transpose1d,
@@ -111,9 +152,13 @@ def _up_case(variant: str, stride: int, kernel: int, real: dict[str, Shape] | No
         small=_SMALL,
         variant=variant,
         dtypes=_DTYPES,
-        gradients=("x", "weight", "bias"),
+        gradients=("x", "weight", "bias", *options),
         gradient_small=_GRADIENT_SMALL,
-        not_finite=("x", "bias"),  # an infinite weight meets the zeros of the padding here, not in eager
+        not_finite=(
+            "x",
+            "bias",
+            *options,
+        ),  # an infinite weight meets the zeros of the padding here, not in eager
         overload_arguments=_up_arguments,
         bad=tuple(bad),
         real=real or {},
@@ -231,9 +276,13 @@ CONV_CASES: tuple[OpCase, ...] = (
     _conv_case("k7", 7, 1, _RESIDUAL),
     _conv_case("k3-dilation-3", 3, 3),
     _conv_case("k1", 1, 1),
+    _conv_case("k7-unit", 7, 1, _RESIDUAL, unit=True),
+    _conv_case("k3-unit", 3, 3, unit=True),
+    _conv_case("k1-unit", 1, 1, unit=True),
     _up_case("stride-2", 2, 4),
     _up_case("stride-8", 8, 16, _UP),
     _up_case("stride-5", 5, 10),
+    _up_case("stride-4-snake", 4, 8, snaked=True),
     _depthwise_case("k7", 7, 1, real=_DEPTHWISE_SIZES),
     _depthwise_case("k3-dilation-2", 3, 2, bias=False),
     _depthwise_case("k1", 1, 1),

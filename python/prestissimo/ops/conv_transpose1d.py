@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transposed convolution over time, as one product of overlapping windows (time_windows.py)."""
+"""Transposed convolution over time, as one product of windows, with a snake on its input."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .conv1d import check_snake, launch_rows, through_snake
 from .linear import _backward_op as linear_backward
 from .linear import linear
 from .linear import reference as linear_reference
 from .pack_linear import PackedWeight, pack_linear
-from .registration import Op, _core, expect_shape, launch
+from .registration import Op, expect_shape, new_empty
+from .snake import reference as snake_reference
+from .snake import snake
 from .time_windows import TimeWindows
 
 if TYPE_CHECKING:
@@ -40,8 +43,18 @@ def pack_conv_transpose1d(weight: Any, stride: int, dtype: str = "bfloat16") -> 
     return PackedConvTranspose1d(pack_linear(as_rows(weight, stride), dtype), stride, weight.shape[2])
 
 
-def conv_transpose1d(x: Any, weight: Any, bias: Any = None, stride: int = 1, padding: int = 0) -> Any:
-    """y[o, n] = bias[o] + Σ_{c, t} x[c, t]·weight[c, o, n + padding - t·stride]: torch's own, sums in float32.
+def conv_transpose1d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: int = 1,
+    padding: int = 0,
+    alpha: Any = None,
+    beta: Any = None,
+    log_scale: bool = True,
+    lead: int = 0,
+) -> Any:
+    """y[o, n] = bias[o] + Σ_{c, t} s(x[c, t])·weight[c, o, n + padding - t·stride], sums in float32.
 
     A kernel that is no multiple of the stride is filled up with zeros, which an infinite x turns into NaN.
     Output n = q·stride + r - padding meets the taps r, r + stride, … of the kernel, the same for all q: with channels
@@ -53,10 +66,12 @@ def conv_transpose1d(x: Any, weight: Any, bias: Any = None, stride: int = 1, pad
         weight: [C, O, K] of x's dtype, or a `PackedConvTranspose1d` of this stride (`pack_conv_transpose1d`).
         bias: [O]; may be absent.
         stride, padding: at least 1; at least 0.
+        alpha, beta, log_scale: s is the `snake` of these, the identity without alpha; beta as alpha where absent.
+        lead: steps of zeros before y, where a caller who decodes in tiles puts what came before.
 
     Returns:
-        [B, O, (T - 1)·stride - 2·padding + K], dtype and kind of x. Differentiable in x, bias and a weight that is not
-        packed.
+        [B, O, lead + (T - 1)·stride - 2·padding + K], dtype and kind of x. Differentiable in x, bias, alpha, beta and
+        a weight that is not packed.
 
     Raises:
         ValueError: a shape, stride or padding that does not fit, naming the argument.
@@ -69,10 +84,11 @@ def conv_transpose1d(x: Any, weight: Any, bias: Any = None, stride: int = 1, pad
     >>> conv_transpose1d(x, weight, stride=2)
     array([[[ 1.,  2., 13., 24., 30., 40.]]], dtype=float32)
     """
+    options = (alpha, alpha if beta is None else beta, log_scale, lead)
     if not isinstance(weight, PackedConvTranspose1d):
         kernel = weight.shape[2] if len(weight.shape) == 3 else 0
         out = weight.shape[1] if len(weight.shape) == 3 else 0
-        return _op(x, weight, bias, stride, padding, kernel, "", out)
+        return _op(x, weight, bias, stride, padding, kernel, "", out, *options)
     if weight.stride != stride:
         raise ValueError(f"conv_transpose1d: weight is packed for stride {weight.stride}, got {stride}")
     packed = weight.rows
@@ -81,9 +97,8 @@ def conv_transpose1d(x: Any, weight: Any, bias: Any = None, stride: int = 1, pad
         raise ValueError(
             f"conv_transpose1d: x must have {packed.in_features // taps} channels, got {x.shape[1]}"
         )
-    return _op(
-        x, packed.data, bias, stride, padding, weight.kernel, packed.dtype, packed.out_features // stride
-    )
+    out = packed.out_features // stride
+    return _op(x, packed.data, bias, stride, padding, weight.kernel, packed.dtype, out, *options)
 
 
 def as_rows(weight: Any, stride: int) -> Any:
@@ -113,7 +128,18 @@ def _length(x: Any, stride: int, padding: int, kernel: int) -> int:
 
 
 def _check(
-    x: Any, weight: Any, bias: Any, stride: int, padding: int, kernel: int, packing: str, out: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: int,
+    padding: int,
+    kernel: int,
+    packing: str,
+    out: int,
+    alpha: Any,
+    beta: Any,
+    log_scale: bool,
+    lead: int,
 ) -> None:
     op = "conv_transpose1d"
     if len(x.shape) != 3:
@@ -131,6 +157,7 @@ def _check(
         raise ValueError(
             f"{op}: x must be long enough for an output, got {x.shape[2]} steps with kernel {kernel}, padding {padding}"
         )
+    check_snake(op, x, alpha, beta, lead)
     for name, v in (("weight", None if packing else weight), ("bias", bias)):
         if v is not None and v.dtype != x.dtype:
             raise TypeError(f"{op}: {name} must be {x.dtype} like x, got {v.dtype}")
@@ -145,21 +172,32 @@ def reference(
     kernel: int = 0,
     packing: str = "",
     out: int = 0,
+    alpha: Tensor | None = None,
+    beta: Tensor | None = None,
+    log_scale: bool = True,
+    lead: int = 0,
 ) -> Tensor:
     """The formula in plain PyTorch: oracle, baseline and documentation of `conv_transpose1d`."""
     import torch.nn.functional as F
 
     if isinstance(weight, PackedConvTranspose1d):
+        out = weight.rows.out_features // stride
         weight, kernel, packing = weight.rows.data, weight.kernel, weight.rows.dtype
-        out = bias.shape[0] if bias is not None else out
-    if not packing:
-        return F.conv_transpose1d(x, weight, bias, stride, padding)
-    windows = _windows(x, stride, kernel)
-    rows = windows.as_rows(windows.laid_out(x))
-    y = linear_reference(rows, weight, _tiled(bias, stride), packing=packing, out_features=stride * out)
-    full = y.new_zeros(x.shape[0] * windows.steps, stride * out)
-    full[: windows.rows] = y
-    return _cropped(windows.by_time(full), _length(x, stride, padding, kernel), padding, out)
+    if alpha is not None:
+        x = snake_reference(x, alpha, beta, log_scale)
+    if packing:
+        windows = _windows(x, stride, kernel)
+        rows = windows.as_rows(windows.laid_out(x))
+        rows = linear_reference(
+            rows, weight, _tiled(bias, stride), packing=packing, out_features=stride * out
+        )
+        full = rows.new_zeros(x.shape[0] * windows.steps, stride * out)
+        full[: windows.rows] = rows
+        full = windows.by_time(full).reshape(x.shape[0], -1, out)
+        y = full[:, padding : padding + _length(x, stride, padding, kernel)].transpose(1, 2)
+    else:
+        y = F.conv_transpose1d(x, weight, bias, stride, padding)
+    return F.pad(y, (lead, 0)) if lead else y
 
 
 def _tiled(bias: Any, stride: int) -> Any:
@@ -168,39 +206,57 @@ def _tiled(bias: Any, stride: int) -> Any:
     return bias.repeat(stride) if hasattr(bias, "new_empty") else bias[None].repeat(stride, 0).reshape(-1)
 
 
-def _cropped(rows: Any, length: int, padding: int, out: int) -> Any:
-    """[B, windows, stride·O] to [B, O, length], channels last in memory."""
-    return rows.reshape(rows.shape[0], -1, out)[:, padding : padding + length].swapaxes(1, 2)
-
-
 def _kernel(
-    x: Any, weight: Any, bias: Any, stride: int, padding: int, kernel: int, packing: str, out: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: int,
+    padding: int,
+    kernel: int,
+    packing: str,
+    out: int,
+    alpha: Any,
+    beta: Any,
+    log_scale: bool,
+    lead: int,
 ) -> Any:
-    _check(x, weight, bias, stride, padding, kernel, packing, out)
+    options = (alpha, beta, log_scale, lead)
+    _check(x, weight, bias, stride, padding, kernel, packing, out, *options)
     if getattr(x, "is_cuda", False):  # cuDNN's
-        return reference(x, weight, bias, stride, padding, kernel, packing, out)
-    windows = _windows(x, stride, kernel)
-    rows = windows.as_rows(windows.laid_out(x))
-    matrix = weight if packing else as_rows(weight, stride)
-    y = windows.buffer(x, stride * out)
-    launch(
-        _core.linear,
-        *(rows, matrix, _tiled(bias, stride), None, None, 1.0, packing, stride * out, y[: windows.rows]),
+        return reference(x, weight, bias, stride, padding, kernel, packing, out, *options)
+    taps, length = -(-kernel // stride), _length(x, stride, padding, kernel)
+    rows = x.shape[2] + taps - 1
+    y = new_empty(x, (x.shape[0], lead + rows * stride, out))
+    matrix, offset = weight if packing else as_rows(weight, stride), _tiled(bias, stride)
+    by_row = y[:, lead:].reshape(x.shape[0], rows, stride * out)  # a view
+    launch_rows(
+        *(x, matrix, offset, taps, taps - 1, 1, packing, stride * out, alpha, beta, log_scale, None, by_row)
     )
-    return _cropped(windows.by_time(y), _length(x, stride, padding, kernel), padding, out)
+    y = y[:, padding : padding + lead + length]
+    y[:, :lead] = 0
+    return y.swapaxes(1, 2)
 
 
 def _fake(
-    x: Any, weight: Any, bias: Any, stride: int, padding: int, kernel: int, packing: str, out: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: int,
+    padding: int,
+    kernel: int,
+    packing: str,
+    out: int,
+    *options: Any,
 ) -> Any:
-    windows = _windows(x, stride, kernel)
-    rows = x.new_empty(x.shape[0], windows.steps, stride * out)[:, : windows.windows]
-    return _cropped(rows, _length(x, stride, padding, kernel), padding, out)
+    lead, steps = options[-1], x.shape[2] - (-kernel // stride) - 1
+    length = (x.shape[2] - 1) * stride - 2 * padding + kernel
+    rows = x.new_empty(x.shape[0], lead + steps * stride, out)
+    return rows[:, padding : padding + lead + length].transpose(1, 2)
 
 
 _op = Op(
-    "conv_transpose1d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int kernel, str packing, int out)"
-    " -> Tensor",
+    "conv_transpose1d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int kernel, str packing, int out,"
+    " Tensor? alpha, Tensor? beta, bool log_scale, int lead) -> Tensor",
     kernel=_kernel,
     reference=reference,
     fake=_fake,
@@ -209,18 +265,20 @@ _op = Op(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, _, ctx.stride, ctx.padding, ctx.kernel, ctx.packing, ctx.out = inputs
-    ctx.save_for_backward(x, weight)
+    x, weight, _, ctx.stride, ctx.padding, ctx.kernel, ctx.packing, ctx.out = inputs[:8]
+    alpha, beta, ctx.log_scale, ctx.lead = inputs[8:]
+    ctx.save_for_backward(x, weight, alpha, beta)
 
 
 def _gradient(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
-    needed, s, p, O, K = list(ctx.needs_input_grad[:3]), ctx.stride, ctx.padding, ctx.out, ctx.kernel
-    (B, C, T), taps = x.shape, -(-K // s)
+    x, weight, alpha, beta = ctx.saved_tensors
+    needed, s, p, O, K = ctx.needs_input_grad, ctx.stride, ctx.padding, ctx.out, ctx.kernel
+    (B, C, T), taps, dy = x.shape, -(-K // s), dy[:, :, ctx.lead :]
     samples = dy.new_zeros(B, (T + taps - 1) * s, O)
     samples[:, p : p + dy.shape[2]] = dy.transpose(1, 2)
     dx = dmatrix = None
-    if needed[0]:  # dx[c, t] = Σ_{o, k} weight[c, o, k] dy[o, t s + k - p]: windows s steps apart
+    of_snake = [needed[0], needed[8], needed[9]]
+    if any(of_snake):  # dx[c, t] = Σ_{o, k} weight[c, o, k] dy[o, t s + k - p]: windows s steps apart
         if ctx.packing:
             matrix = PackedWeight(weight, ctx.packing, s * O, taps * C).unpack(x.dtype)
             by_output = _from_rows(matrix, s, O, K).permute(0, 2, 1).reshape(C, K * O)
@@ -232,17 +290,20 @@ def _gradient(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         dx = full.view(B, T + taps - 1, C)[:, :T].transpose(1, 2)
     if needed[1]:
         windows = _windows(x, s, K)
+        u = x if alpha is None else snake(x, alpha, beta, ctx.log_scale)
         dy_rows = windows.from_time(samples.view(B, windows.windows, s * O))[: windows.rows]
         matrix = weight if ctx.packing else as_rows(weight, s)
         _, dmatrix, *_ = linear_backward(
-            *(dy_rows, windows.as_rows(windows.laid_out(x)), matrix, None, None, 1.0, ctx.packing, s * O),
+            *(dy_rows, windows.as_rows(windows.laid_out(u)), matrix, None, None, 1.0, ctx.packing, s * O),
             [False, True, False, False, False],
         )
+    dx, dalpha, dbeta = through_snake(dx, x, alpha, beta, ctx.log_scale, of_snake)
     return (
         dx,
         _from_rows(dmatrix, s, O, K) if needed[1] else None,
         dy.sum((0, 2)) if needed[2] else None,
         *[None] * 5,
+        *(dalpha, dbeta, None, None),
     )
 
 

@@ -68,11 +68,6 @@ class TimeWindows:
         in_bytes = tuple(s * item for s in strides)
         return np.lib.stride_tricks.as_strided(laid_out, shape, in_bytes, writeable=False)
 
-    def buffer(self, like: Any, width: int, zero: bool = False) -> Any:
-        """Rows [B·d·steps, width] for what belongs to windows; `rows` of them count."""
-        shape = (self.batch * self.dilation * self.steps, width)
-        return _zeros(like, shape) if zero else new_empty(like, shape)
-
     def by_time(self, rows: Any) -> Any:
         """[B·d·steps, width] of windows to [B, windows, width] in the order of time: a view where dilation is 1."""
         B, d, steps, width = self.batch, self.dilation, self.steps, rows.shape[1]
