@@ -68,7 +68,7 @@ inline void transpose_tile(const uint32_t* in, int64_t in_stride, uint32_t* out,
 constexpr int kTile = 4;
 inline void transpose_tile(const uint32_t* in, int64_t in_stride, uint32_t* out, int64_t out_stride) {
   for (int i = 0; i < kTile; ++i)
-    for (int j = 0; j < kTile; ++j) out[j * out_stride + i] = in[i * in_stride + j];
+    for (int j = 0; j < kTile; ++j) memcpy(out + j * out_stride + i, in + i * in_stride + j, 4);  // floats too
 }
 #endif
 

@@ -2,6 +2,7 @@
 """Drop-in ops with CPU SIMD and CUDA kernels. Each file holds one op: reference, function, fake kernel, gradient."""
 
 from .adaln_modulate import adaln_modulate
+from .attention import attention
 from .cfg_combine import cfg_combine
 from .conv1d import PackedConv1d, conv1d, pack_conv1d
 from .conv_transpose1d import PackedConvTranspose1d, conv_transpose1d, pack_conv_transpose1d
@@ -42,6 +43,7 @@ __all__ = [
     "PackedConvTranspose1d",
     "PackedWeight",
     "adaln_modulate",
+    "attention",
     "cfg_combine",
     "compiled",
     "conv1d",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .adaln_modulate import adaln_modulate
 from .adaln_modulate import reference as adaln_modulate_reference
+from .attention_cases import ATTENTION_CASES
 from .conv_cases import CONV_CASES
 from .diffusion_cases import DIFFUSION_CASES
 from .hierarchy_cases import HIERARCHY_CASES
@@ -122,6 +123,7 @@ CASES: tuple[OpCase, ...] = (
         eager_bytes=lambda s, item: 4 * s[0] * s[1],
         flops=lambda s: 40 * s[0] * s[1],
     ),
+    *ATTENTION_CASES,
     *DIFFUSION_CASES,
     *SAMPLER_STEP_CASES,
     *PHASE_CASES,
