@@ -121,7 +121,7 @@ def test_kernels_equal_reference(dtype: torch.dtype) -> None:
 def test_no_reference_runs_where_a_kernel_exists(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     x, conditions, text, mask = inputs()
     dit = trained(dtype=dtype)
-    for name in ("adaln_modulate", "gated_residual_adaln", "qk_norm_rope", "swiglu"):
+    for name in ("adaln_modulate", "attention", "gated_residual_adaln", "qk_norm_rope", "swiglu"):
         monkeypatch.setattr(importlib.import_module(f"prestissimo.ops.{name}")._op, "reference", None)
     with ops.strict_kernels():
         dit(x.to(dtype), conditions, text.to(dtype), mask).float().sum().backward()

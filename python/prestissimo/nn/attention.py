@@ -4,23 +4,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prestissimo.nn.layers import Kernels
 
 __all__ = ["CrossAttention", "SelfAttention"]
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(qkᵀ/√D + mask) v; q (B, T, H, D), k and v (B, S, H, D), mask bool (B, S) → (B, T, H·D)."""
-    y = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=None if mask is None else mask[:, None, None, :],
-    )
-    return y.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -38,7 +26,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x)
         q, k = kernels.qk_norm_rope(qkv, cos, sin, self.q_norm, self.k_norm, heads=self.heads)
         v = qkv.unflatten(-1, (3, self.heads, -1))[:, :, 2]
-        return self.out(attend(q, k, v))
+        return self.out(kernels.attention(q, k, v).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -60,4 +48,4 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernels: Kernels) -> Tensor:
         q, _ = kernels.qk_norm_rope(self.q(x).unflatten(-1, (self.heads, -1)), q_weight=self.q_norm)
-        return self.out(attend(q, k, v, mask))
+        return self.out(kernels.attention(q, k, v, mask=mask).flatten(2))

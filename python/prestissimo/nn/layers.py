@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prestissimo import ops
 from prestissimo.ops.adaln_modulate import reference as adaln_modulate_reference
+from prestissimo.ops.attention import reference as attention_reference
 from prestissimo.ops.gated_residual_adaln import reference as gated_residual_adaln_reference
 from prestissimo.ops.qk_norm_rope import reference as qk_norm_rope_reference
 from prestissimo.ops.swiglu import reference as swiglu_reference
@@ -52,6 +53,10 @@ class Kernels(nn.Module):
     @property
     def adaln_modulate(self) -> Callable[..., Tensor]:
         return ops.adaln_modulate if self._kernels == "auto" else adaln_modulate_reference
+
+    @property
+    def attention(self) -> Callable[..., Tensor]:
+        return ops.attention if self._kernels == "auto" else attention_reference
 
     @property
     def gated_residual_adaln(self) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, cast
 
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from prestissimo.nn.attention import attend
 from prestissimo.nn.layers import Kernels
 
 __all__ = ["TextEncoder", "TextEncoderConfig", "TextTokens"]
@@ -81,14 +80,14 @@ class EncoderBlock(nn.Module):
         self.contract = nn.Linear(config.ff_inner, width)
         self.feed_forward_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, adaln_modulate: Callable[..., Tensor]) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, kernels: Kernels) -> Tensor:
         """x (B, S, C), mask bool (B, S)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         a, f = self.attention_norm, self.feed_forward_norm
-        x = x + self.out(attend(q, k, v, mask))
-        x = adaln_modulate(x, weight=a.weight, bias=a.bias, eps=self.eps)
+        x = x + self.out(kernels.attention(q, k, v, mask=mask).flatten(2))
+        x = kernels.adaln_modulate(x, weight=a.weight, bias=a.bias, eps=self.eps)
         x = x + self.contract(F.gelu(self.expand(x)))
-        return adaln_modulate(x, weight=f.weight, bias=f.bias, eps=self.eps)
+        return kernels.adaln_modulate(x, weight=f.weight, bias=f.bias, eps=self.eps)
 
 
 class TextEncoder(Kernels):
@@ -127,7 +126,7 @@ class TextEncoder(Kernels):
         x = self.words(ids) + self.positions[: ids.shape[1]]
         x = self.adaln_modulate(x, weight=self.norm.weight, bias=self.norm.bias, eps=config.norm_eps)
         for block in self.blocks:
-            x = cast(EncoderBlock, block)(x, mask, self.adaln_modulate)
+            x = cast(EncoderBlock, block)(x, mask, self)
         return x
 
     @torch.no_grad()
