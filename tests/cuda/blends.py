@@ -137,4 +137,7 @@ def sweep(sigma_data: tuple[float, ...] = (0.5,)) -> list[Case]:
             wanted = ((True, True), (False, True), (True, False))[k % 3]
             cases.append(Case(1 + k % 2, size, dtype, 0, k % 3 == 1, sigma_data[k % len(sigma_data)], wanted))
         cases.append(Case(2, 64 * lanes, dtype, misalign=1, sigma_data=sigma_data[0]))
+        # a block's share, whole, and a second sample behind it
+        cases.append(Case(2, 512 * lanes, dtype, sigma_data=sigma_data[0]))
+        cases.append(Case(2, 512, dtype, misalign=1, sigma_data=sigma_data[0]))
     return cases

@@ -97,7 +97,7 @@ def sweep(gates: tuple[str, ...]) -> list[Case]:
     for g, gate in enumerate(gates):
         for d, dtype in enumerate(DTYPES):
             lanes = 16 // DTYPES[dtype].itemsize
-            for n, vectors in enumerate((1, 31, 33, 257)):
+            for n, vectors in enumerate((1, 31, 33, 257, 32)):  # 32: a block's share, whole
                 k = g + d + n
                 cases.append(
                     Case(1 + k % 2, (3, 1, 2)[k % 3], lanes * vectors, dtype, gate, gate_first=k % 2 == 1)
@@ -107,6 +107,7 @@ def sweep(gates: tuple[str, ...]) -> list[Case]:
                 Case(1, 2, 7, dtype, gate, gate_first=True),
                 Case(1, 1, 259, dtype, gate),
                 Case(2, 2, 2 * lanes, dtype, gate, misalign=1),
+                Case(2, 2, 32, dtype, gate, misalign=1),
                 Case(2, 3, lanes, dtype, gate, pitch=lanes),
                 Case(1, 3, lanes, dtype, gate, pitch=1),
             ]

@@ -4,7 +4,7 @@
 python -m tests.cuda.mutate adaln_modulate [--count 150] [--seed 3] [--target 80] [--record]
 
 Every mutant runs the op's cases until one notices. Survivors are printed with their PTX; those whose damage cannot be
-seen are argued in mutation.json, one by one, by kernel and text (by hand or by an argument of equivalent.py), and
+seen are argued in mutation.json, one by one, by kernel, line and text (by hand or by equivalent.py's arguments), and
 leave the score, as do mutants of instructions that no case executes (loop remainders that the block sizes never enter)
 and those that are no PTX any more.
 """
@@ -32,6 +32,7 @@ from .toolchain import HERE
 
 RECORD = HERE / "mutation.json"
 STEPS = 100_000  # far above what any case takes
+NAMED = ("kernel", "line", "old", "new")  # of a mutant in RECORD: a barrier stands in more than one line
 
 
 @dataclass(frozen=True)
@@ -182,21 +183,29 @@ def draw(module: Module, base: Baseline, count: int, seed: int) -> tuple[list[Mu
     return chosen, everything
 
 
-def argument(unit: str, module: Module, mutant: Mutant) -> dict[str, str] | None:
+def argument(unit: str, module: Module, mutant: Mutant) -> dict[str, Any] | None:
     """The entry of a mutant that an argument of equivalent.py covers."""
     code = module.kernel(mutant.kernel).instructions
     at = next(k for k, i in enumerate(code) if i.line == mutant.line and i.text + ";" == mutant.old)
     why = why_equivalent([i.text + ";" for i in code], at, mutant.new)
     if why is None:
         return None
-    return {"of": unit, "kernel": mutant.kernel, "old": mutant.old, "new": mutant.new, "why": why}
+    return {"of": unit, **{k: getattr(mutant, k) for k in NAMED}, "why": why}
 
 
-def write(records: dict[str, Any], unit: str, score: dict[str, Any], used: Sequence[dict[str, str]]) -> None:
+def read() -> dict[str, Any]:
+    if not RECORD.exists():
+        return {"scores": {}, "equivalent": []}
+    records: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
+    return records
+
+
+def write(unit: str, score: dict[str, Any], used: Sequence[dict[str, Any]]) -> None:
     """The score of a unit and the arguments that it used, in the place of its old ones; one line an argument."""
+    records = read()
     records["scores"][unit] = score
     kept = [e for e in records["equivalent"] if e["of"] != unit] + list(used)
-    kept.sort(key=lambda e: (e["of"], e["kernel"], e["old"], e["new"]))
+    kept.sort(key=lambda e: (e["of"], e["kernel"], e["line"], e["new"]))
     arguments = ",\n".join("  " + json.dumps(e) for e in kept)
     scores = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(records["scores"].items()))
     RECORD.write_text(
@@ -214,10 +223,9 @@ def main() -> None:
     parser.add_argument("--target", type=int, default=80, choices=toolchain.TARGETS)
     parser.add_argument("--record", action="store_true", help="write the score into mutation.json")
     o = parser.parse_args()
-    records = json.loads(RECORD.read_text()) if RECORD.exists() else {"equivalent": [], "scores": {}}
     unit = f"{o.op}/compute_{o.target}"
-    argued = {(e["kernel"], e["old"], e["new"]): e for e in records["equivalent"] if e["of"] == unit}
-    used: list[dict[str, str]] = []
+    argued = {tuple(e[k] for k in NAMED): e for e in read()["equivalent"] if e["of"] == unit}
+    used: list[dict[str, Any]] = []
     started = time.perf_counter()
     with Builds() as builds, HostDevice(builds.host("plain").executable) as planner:
         module = builds.module(o.op, o.target)
@@ -227,7 +235,7 @@ def main() -> None:
         for k, mutant in enumerate(chosen):
             how = verdict(o.op, module, mutant, base, planner)
             if how == "survived":
-                entry = argued.get((mutant.kernel, mutant.old, mutant.new)) or argument(unit, module, mutant)
+                entry = argued.get(tuple(getattr(mutant, k) for k in NAMED)) or argument(unit, module, mutant)
                 if entry:
                     how = "equivalent"
                     used.append(entry)
@@ -255,7 +263,7 @@ def main() -> None:
     }
     print(f"{score}  {time.perf_counter() - started:.0f} s")
     if o.record:
-        write(records, unit, score, used)
+        write(unit, score, used)
 
 
 if __name__ == "__main__":

@@ -67,5 +67,16 @@ CASES = [
     Case(40, 1, rows=2, hard=True, selected=0),
     Case(7, 0, rows=2),
     Case(3, 12, rows=2, spread=200.0, temperature=0.7),
+    # equal k-hot values, so that scores decide: all zero; one or two ones among zeros; by one warp and by several
+    Case((300, *(1,) * 15), 0, hard=True, noise=True, selected=9),
+    Case((300, *(1,) * 15), 0, "bfloat16", hard=True, noise=True, selected=30),
+    Case((300, *(1,) * 15), 0, "float16", hard=True, selected=9),
+    Case(40, 2, rows=2, hard=True, spread=200.0, selected=5),
+    Case(200, 1, "bfloat16", rows=2, hard=True, spread=200.0, selected=7),
+    Case(200, 3, "float16", rows=1, hard=True, noise=True, selected=7),
+    # scores a few units in the last place apart: many are equal, and their places decide, beyond the registers too
+    Case((300, *(1,) * 15), 0, hard=True, spread=3e-7, selected=140),
+    Case((300, *(1,) * 15), 0, "bfloat16", hard=True, spread=0.015, selected=140),
+    Case((300, *(1,) * 15), 0, "float16", hard=True, spread=0.002, selected=140),
 ]
 assert {c.dtype for c in CASES} == set(DTYPES)
