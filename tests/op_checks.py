@@ -32,7 +32,10 @@ def each(v: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     if isinstance(v, list):
         return [each(t, change) for t in v]
     if isinstance(v, ops.PackedWeight):
-        return dataclasses.replace(v, data=change(v.data))
+        data = change(v.data)
+        if isinstance(data, torch.Tensor) and data.device.type != v.data.device.type:
+            return v.to(data.device)  # the layout is the device's
+        return dataclasses.replace(v, data=data)
     return change(v) if isinstance(v, torch.Tensor) else v
 
 

@@ -46,9 +46,47 @@ void quantize(const PackLinearArgs& a, int64_t first, int64_t last, int8_t* out,
   }
 }
 
+template <class T, class To>
+void narrow_row(const T* w, int64_t stride, int64_t K, To* out) {
+  for (int64_t k = 0; k < K; ++k) out[k] = narrow<To>(widen(w[k * stride]));
+}
+template <class To>
+void narrow_row(const PackLinearArgs& a, int64_t n, To* out) {
+  const int64_t at = n * a.stride_n;
+  switch (a.dtype) {
+    case DType::bfloat16: return narrow_row(static_cast<const bfloat16*>(a.weight) + at, a.stride_k, a.K, out);
+    case DType::float16: return narrow_row(static_cast<const float16*>(a.weight) + at, a.stride_k, a.K, out);
+    default: return narrow_row(static_cast<const float*>(a.weight) + at, a.stride_k, a.K, out);
+  }
+}
+
+void pack_rows(const PackLinearArgs& a) {
+  const int64_t stride = row_values(a.packing, a.K), bytes = stride * packed_item(a.packing);
+  char* out = static_cast<char*>(a.out);
+  auto* scales = reinterpret_cast<float*>(out + row_count(a.packing, a.N) * bytes);
+  memset(out, 0, static_cast<size_t>(row_bytes(a.packing, a.N, a.K)));
+  parallel_for(a.N, 16384 / (a.K + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      char* row = out + n * bytes;
+      if (a.packing == Packing::float32) {
+        narrow_row(a, n, reinterpret_cast<float*>(row));
+      } else if (a.packing == Packing::bfloat16) {
+        narrow_row(a, n, reinterpret_cast<bfloat16*>(row));
+      } else if (a.dtype != DType::int8) {
+        quantize(a, n, n + 1, reinterpret_cast<int8_t*>(row), scales);
+      } else {
+        const auto* w = static_cast<const int8_t*>(a.weight) + n * a.stride_n;
+        for (int64_t k = 0; k < a.K; ++k) row[k] = static_cast<char>(w[k * a.stride_k]);
+        scales[n] = a.scale[n];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void pack_linear(const PackLinearArgs& a) {
+  if (a.rows) return pack_rows(a);
   const Dot dot = a.packing == Packing::float32    ? Dot::float32
                   : a.packing == Packing::bfloat16 ? Dot::bfloat16
                                                    : Dot::int8;

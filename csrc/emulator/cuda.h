@@ -270,6 +270,7 @@ inline double __dadd_rn(double a, double b) {
 }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+inline int __float2int_rn(float a) { return static_cast<int>(std::nearbyint(a)); }
 
 template <class To, class From>
 To emulator_bits(From x) {

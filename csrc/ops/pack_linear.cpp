@@ -15,11 +15,15 @@ Packing parse_packing(const char* op, const char* argument, std::string_view tex
 
 namespace {
 
-void pack_linear(Stream, const Array& weight, const Array* scale, std::string_view dtype, const Array& out) {
+void pack_linear(Stream, const Array& weight, const Array* scale, std::string_view dtype, std::string_view layout,
+                 const Array& out) {
   constexpr const char* kOp = "pack_linear";
   const Checker check(kOp, "weight", weight);
   check.dtype({DType::float32, DType::bfloat16, DType::float16, DType::int8}).ndim(2);
   const Packing packing = parse_packing(kOp, "dtype", dtype);
+  if (layout != "panels" && layout != "rows")
+    fail(kOp, "layout must be 'panels' or 'rows', got '" + std::string(layout) + "'");
+  const bool rows = layout == "rows";
   const int64_t N = weight.size(0), K = weight.size(1);
   const bool quantised = weight.dtype == DType::int8;
   if (quantised && packing != Packing::int8) fail(kOp, "dtype must be 'int8' where weight is int8");
@@ -29,16 +33,18 @@ void pack_linear(Stream, const Array& weight, const Array* scale, std::string_vi
     check.shape("scale", *scale, {N}).dtype("scale", *scale, DType::float32).same_device("scale", *scale);
     check.contiguous("scale", *scale);
   }
-  check.dtype("out", out, DType::uint8).shape("out", out, {packed_bytes(packing, N, K)}).contiguous("out", out);
+  check.dtype("out", out, DType::uint8)
+      .shape("out", out, {rows ? row_bytes(packing, N, K) : packed_bytes(packing, N, K)})
+      .contiguous("out", out);
   check.same_device("out", out);
   if (weight.device.type == DeviceType::cuda) throw Unavailable("pack_linear: packs on the CPU alone");
   if (N == 0) return;
   cpu::pack_linear({weight.data, weight.stride(0), weight.stride(1), scale ? scale->as<const float>() : nullptr,
-                    out.data, N, K, packing, weight.dtype});
+                    out.data, N, K, packing, rows, weight.dtype});
 }
 
 }  // namespace
 
-PRESTISSIMO_OP(pack_linear, "weight", "scale", "dtype", "out")
+PRESTISSIMO_OP(pack_linear, "weight", "scale", "dtype", "layout", "out")
 
 }  // namespace prestissimo

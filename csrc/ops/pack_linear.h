@@ -5,6 +5,11 @@
 //   offsets int32 [32 ceil(N / 32)]                int8 only: -128 times the sum of each row's values
 //   scales float32 [32 ceil(N / 32)]               int8 only
 //
+// or, for a GPU and cuBLASLt, as rows:
+//
+//   values [N'][K']                    K' a multiple of 16 bytes; int8: N' a multiple of 16; zeros fill up
+//   scales float32 [N']                int8 only
+//
 // int8: scale[n] = max|weight[n]| / 127, value = weight * (127 / max|weight[n]|) rounded to nearest even; a row with
 // infinities or NaN has scale NaN and values 0. An int8 weight comes with its scales.
 #pragma once
@@ -29,6 +34,14 @@ constexpr int64_t packed_bytes(Packing p, int64_t N, int64_t K) {
   return p == Packing::int8 ? packed_scales(N, K) + packed_panels(N) * kPackedColumns * 4
                             : packed_panels(N) * kPackedColumns * packed_steps(p, K) * 4;
 }
+
+constexpr int64_t packed_item(Packing p) { return p == Packing::int8 ? 1 : p == Packing::bfloat16 ? 2 : 4; }
+constexpr int64_t row_values(Packing p, int64_t K) { return (K * packed_item(p) + 15) / 16 * 16 / packed_item(p); }
+constexpr int64_t row_count(Packing p, int64_t N) { return p == Packing::int8 ? (N + 15) / 16 * 16 : N; }
+constexpr int64_t row_bytes(Packing p, int64_t N, int64_t K) {
+  return row_count(p, N) * (row_values(p, K) * packed_item(p) + (p == Packing::int8 ? 4 : 0));
+}
+
 Packing parse_packing(const char* op, const char* argument, std::string_view text);  // "float32", "bfloat16", "int8"
 
 struct PackLinearArgs {
@@ -38,6 +51,7 @@ struct PackLinearArgs {
   void* out;           // packed_bytes()
   int64_t N, K;
   Packing packing;
+  bool rows;
   DType dtype;  // of the weight
 };
 

@@ -35,7 +35,7 @@ def pack_conv1d(weight: Any, dtype: str = "bfloat16") -> PackedConv1d:
     """
     if len(weight.shape) != 3:
         raise ValueError(f"pack_conv1d: weight must have 3 dimensions, got shape {list(weight.shape)}")
-    return PackedConv1d(pack_linear(as_rows(weight), dtype), weight.shape[2])
+    return PackedConv1d(pack_linear(as_rows(weight), dtype, layout="panels"), weight.shape[2])
 
 
 def conv1d(

@@ -40,7 +40,8 @@ def pack_conv_transpose1d(weight: Any, stride: int, dtype: str = "bfloat16") -> 
         )
     if stride < 1:
         raise ValueError(f"pack_conv_transpose1d: stride must be at least 1, got {stride}")
-    return PackedConvTranspose1d(pack_linear(as_rows(weight, stride), dtype), stride, weight.shape[2])
+    rows = pack_linear(as_rows(weight, stride), dtype, layout="panels")
+    return PackedConvTranspose1d(rows, stride, weight.shape[2])
 
 
 def conv_transpose1d(

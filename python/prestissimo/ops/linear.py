@@ -6,8 +6,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .pack_linear import PackedWeight, packed_bytes, quantised_rows, unpacked
-from .registration import Op, _core, expect_shape, launch, new_empty
+from .pack_linear import PackedWeight, packed_bytes, quantised_rows, row_sizes, unpacked
+from .registration import Op, _core, expect_shape, launch, new_empty, scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def linear(
     """
     packing, N, data = "", weight.shape[0] if len(getattr(weight, "shape", ())) else 0, weight
     if isinstance(weight, PackedWeight):
-        packing, N, data = weight.dtype, weight.out_features, weight.data
+        packing, N, data = weight.packing, weight.out_features, weight.data
         if len(x.shape) and x.shape[-1] != weight.in_features:
             raise ValueError(
                 f"linear: weight must be [{N}, {x.shape[-1]}], got a packed [{N}, {weight.in_features}]"
@@ -99,16 +99,16 @@ def reference(
     import torch.nn.functional as F
 
     if isinstance(weight, PackedWeight):
-        weight, packing, out_features = weight.data, weight.dtype, weight.out_features
+        weight, packing, out_features = weight.data, weight.packing, weight.out_features
     if not packing:
         y = F.linear(x, weight, bias)
     else:
-        values, scale = unpacked(weight, packing, out_features, x.shape[-1])
+        values, scale = _values(weight, packing, out_features, x.shape[-1])
         wide = torch.promote_types(x.dtype, torch.float32)
         if scale is None:
             wide = x.dtype if x.dtype == values.dtype else wide
             rounded = x.to(wide)
-            if packing == "bfloat16":
+            if values.dtype == torch.bfloat16:
                 rounded = straight_through(x.detach().bfloat16().to(wide), rounded)
             y = F.linear(rounded, values.to(wide), None if bias is None else bias.to(wide)).to(x.dtype)
         else:
@@ -121,6 +121,11 @@ def reference(
     if down is None or up is None:
         return y
     return y + lora_scale * F.linear(F.linear(x, down), up)
+
+
+def _values(weight: Any, packing: str, N: int, K: int) -> tuple[Tensor, Tensor | None]:
+    dtype, _, rows = packing.partition("-")
+    return unpacked(weight, dtype, N, K, rows or "panels")
 
 
 def _check(
@@ -146,15 +151,52 @@ def _check(
             raise TypeError(f"linear: {name} must be {x.dtype} like x, got {v.dtype}")
 
 
+def _workspace(x: Any, M: int, down: Any, packing: str, N: int) -> int:
+    """linear_workspace(a).bytes of csrc/ops/linear.h."""
+    low = 0 if down is None else M * down.shape[0] * x.dtype.itemsize
+    if not packing.startswith("int8"):
+        return -(-low // 16) * 16
+    n, k = row_sizes("int8", N, x.shape[-1])
+    return M * k + -(-M * 4 // 16) * 16 + M * n * 4 + -(-low // 16) * 16
+
+
+def _by_torch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: Tensor | None,
+    up: Tensor | None,
+    lora_scale: float,
+    packing: str,
+    out_features: int,
+) -> Tensor:
+    """On a GPU: torch's own products, which are cuBLASLt's with its choice of algorithm and workspace."""
+    import torch.nn.functional as F
+
+    _check(x, weight, bias, down, up, lora_scale, packing, out_features)
+    w = weight
+    if packing:
+        w, _ = _values(weight, packing, out_features, x.shape[-1])
+        if w.dtype != x.dtype:
+            raise TypeError(f"linear: x must be {w.dtype} like the packed weight on a GPU, got {x.dtype}")
+    y = F.linear(x, w, bias)
+    if down is None or up is None:
+        return y
+    return y.add_(F.linear(F.linear(x, down), up), alpha=lora_scale)
+
+
 def _kernel(
     x: Any, weight: Any, bias: Any, down: Any, up: Any, lora_scale: float, packing: str, out_features: int
 ) -> Any:
     if not len(x.shape):
         raise ValueError("linear: x must have at least 1 dimension, got shape []")
+    if getattr(x, "is_cuda", False) and not packing.startswith("int8"):
+        return _by_torch(x, weight, bias, down, up, lora_scale, packing, out_features)
     y = new_empty(x, (*x.shape[:-1], out_features))
     M = math.prod(x.shape[:-1])
     rows, y_rows = x.reshape(M, x.shape[-1]), y.reshape(M, out_features)
-    launch(_core.linear, rows, weight, bias, down, up, lora_scale, packing, out_features, y_rows)
+    workspace = scratch(x, (_workspace(x, M, down, packing, out_features),), "uint8")
+    launch(_core.linear, rows, weight, bias, down, up, lora_scale, packing, out_features, workspace, y_rows)
     return y
 
 
@@ -185,7 +227,8 @@ def backward_reference(
     """The closed form in csrc/ops/linear.h, in plain PyTorch."""
     w = weight
     if packing:
-        w = PackedWeight(weight, packing, out_features, x.shape[-1]).unpack(x.dtype)
+        q, scale = _values(weight, packing, out_features, x.shape[-1])
+        w = (q.float() if scale is None else q.float() * scale[:, None]).to(x.dtype)
     dy_, x_ = dy.reshape(-1, out_features), x.reshape(-1, x.shape[-1])
     none = x.new_empty(0)
     u = none if up is None else lora_scale * (dy_ @ up)
@@ -220,6 +263,8 @@ def _backward_kernel(
     out_features: int,
     wanted: list[bool],
 ) -> tuple[Any, ...]:
+    if getattr(x, "is_cuda", False):  # torch's products are cuBLAS already
+        return backward_reference(dy, x, weight, down, up, lora_scale, packing, out_features, wanted)
     shapes = _gradient_shapes(x, down, out_features, wanted)
     out = [None if s is None else new_empty(x, s) for s in shapes]
     M, K = math.prod(x.shape[:-1]), x.shape[-1]

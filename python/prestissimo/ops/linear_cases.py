@@ -121,23 +121,27 @@ def _linear_case(
     )
 
 
-def _pack_make(packing: str, given: bool) -> Callable[[Shape, torch.dtype, torch.Generator], Arguments]:
+def _pack_make(
+    packing: str, given: bool, layout: str
+) -> Callable[[Shape, torch.dtype, torch.Generator], Arguments]:
     def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
         _, N, K = shape
         if given:
             weight = torch.randint(-128, 128, (N, K), generator=rng, dtype=torch.int8)
-            return {"weight": weight, "dtype": packing, "scale": torch.rand(N, generator=rng)}
+            scale = torch.rand(N, generator=rng)
+            return {"weight": weight, "dtype": packing, "scale": scale, "layout": layout}
         weight = rows((N, K), dtype, rng) if K else noise((N, K), dtype, rng)
         weight[1:2] = 0
-        return {"weight": weight, "dtype": packing, "scale": None}
+        return {"weight": weight, "dtype": packing, "scale": None, "layout": layout}
 
     return make
 
 
-def _pack_case(variant: str, packing: str, given: bool = False) -> OpCase:
+def _pack_case(variant: str, packing: str, given: bool = False, layout: str = "panels") -> OpCase:
     bad: list[tuple[Callable[[Arguments], Arguments], type[Exception], str]] = [
         (lambda a: {**a, "weight": a["weight"][0]}, ValueError, "weight"),
         (lambda a: {**a, "dtype": "int4"}, ValueError, "dtype"),
+        (lambda a: {**a, "layout": "columns"}, ValueError, "layout"),
         (lambda a: {**a, "scale": None if given else torch.ones(a["weight"].shape[0])}, ValueError, "scale"),
     ]
     if given:
@@ -147,14 +151,14 @@ def _pack_case(variant: str, packing: str, given: bool = False) -> OpCase:
         name="pack_linear",
         op=lambda **a: pack_linear(**a).data,
         reference=pack_linear_reference,
-        make=_pack_make(packing, given),
+        make=_pack_make(packing, given, layout),
         small=_SMALL,
         variant=variant,
         dtypes=(torch.float32,) if given else _DTYPES,
         exact=True,
-        overload_arguments=lambda a: (a["weight"], a["scale"], a["dtype"]),
+        overload_arguments=lambda a: (a["weight"], a["scale"], a["dtype"], a["layout"]),
         bad=tuple(bad),
-        real={"open-1.0": (1, 1536, 1536)},
+        real={"open-1.0": (1, 1536, 1536)} if layout == "panels" else {},
         bytes_moved=lambda s, item: packed_bytes(packing, s[1], s[2]) + s[1] * s[2] * item,
         eager_bytes=lambda s, item: (3 * STEP[packing] + item) * s[1] * s[2],
     )
@@ -172,4 +176,8 @@ LINEAR_CASES: tuple[OpCase, ...] = (
     _pack_case("bfloat16", "bfloat16"),
     _pack_case("int8", "int8"),
     _pack_case("int8-given", "int8", given=True),
+    _pack_case("float32-rows", "float32", layout="rows"),
+    _pack_case("bfloat16-rows", "bfloat16", layout="rows"),
+    _pack_case("int8-rows", "int8", layout="rows"),
+    _pack_case("int8-rows-given", "int8", given=True, layout="rows"),
 )
