@@ -10,7 +10,9 @@ namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
 // Windows packed at once: half of a 1 MB second-level cache beside the panels of the weight, but enough rows to be
-// worth fetching those.
+// worth fetching those. In the decoder of Stable Audio (bfloat16, two threads of Zen 4, ceiling 447 GFLOP/s) kernels of
+// 7 reach 357 to 429; those of 1 with 128 channels 153 to 193, for there a step's products take no longer than its
+// snake, its sum with the residual and the way of its 768 bytes from and to the third-level cache.
 constexpr int64_t kPackedAtOnce = int64_t{384} << 10;
 constexpr int64_t kFewestRows = 112;
 
