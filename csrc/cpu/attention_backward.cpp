@@ -232,14 +232,15 @@ void panel_gradients(const AttentionBackwardArgs& args, const Keys& keys, int s,
   }
 }
 
-// sums[d][j] += sum over the queries of a block of x[d][query] w[query][j], from key `origin` on.
+// sums[d][j] += sum over the queries of a block of x[d][query] w[query][j], for keys origin <= j < end.
 template <Dot kDot>
-void add_block(const PackedA& x, const PackedB& w, int64_t origin, int64_t panels, int64_t queries, int64_t stride,
+void add_block(const PackedA& x, const PackedB& w, int64_t origin, int64_t end, int64_t queries, int64_t stride,
                float* sums) {
-  for (int64_t p = 0; p < panels; ++p)
+  for (int64_t j = origin; j < end; j += kPanel)
     for (int64_t d = 0; d < x.panels(); ++d) {
-      float* c = sums + x.first(d) * stride + origin + p * kPanel;
-      micro_kernel(kDot, x.rows(d), kPanel, step_count(kDot, queries), x.panel(d), w.panel(p), c, stride, c, stride);
+      float* c = sums + x.first(d) * stride + j;
+      micro_kernel(kDot, x.rows(d), static_cast<int>(end - j < kPanel ? end - j : kPanel), step_count(kDot, queries),
+                   x.panel(d), w.panel((j - origin) / kPanel), c, stride, c, stride);
     }
 }
 
@@ -258,8 +259,8 @@ void block_gradients(const AttentionBackwardArgs& args, const Plan& plan, const 
     for (int64_t i = 0; i < queries; i += kRows)
       panel_gradients<kDot, T>(args, keys, s, b, h, first + i,
                                static_cast<int>(queries - i < kRows ? queries - i : kRows), i, origin, panels, m);
-    add_block<kDot>(m.dy_columns, m.p, origin, panels, queries, plan.keys, sums);
-    add_block<kDot>(m.q_columns, m.ds, origin, panels, queries, plan.keys, sums + (1 + s) * plan.sum_size());
+    add_block<kDot>(m.dy_columns, m.p, origin, seen.end, queries, plan.keys, sums);
+    add_block<kDot>(m.q_columns, m.ds, origin, seen.end, queries, plan.keys, sums + (1 + s) * plan.sum_size());
   }
 }
 
