@@ -52,7 +52,10 @@ def verify(case: OpCase, arguments: dict[str, Any]) -> None:
     for ours, same, exact in rows:
         if case.conditioned:
             ours, same, exact = (case.conditioned(arguments, v) for v in (ours, same, exact))
-        assert_close(ours, same, exact, name=case.id)
+        if case.exact:
+            assert torch.equal(ours, same), case.id
+        else:
+            assert_close(ours, same, exact, name=case.id)
 
 
 @pytest.fixture(autouse=True, scope="session")

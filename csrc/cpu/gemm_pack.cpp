@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gemm.h"
 #include "gemm_lanes.h"
+#include "quantize.h"
 #include "transpose.h"
 #include "vec.h"
 
@@ -219,25 +220,6 @@ using Bfloat16Rows = WidenedBfloat16Form;
 using Int8Rows = Int16Form;
 #endif
 
-// The largest magnitude as an integer of the same order, in which NaN is above infinity.
-inline float largest(const float* x, int64_t n) {
-  int32_t m = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto u = static_cast<int32_t>(float_to_bits(x[i]) & 0x7fffffff);
-    m = u > m ? u : m;
-  }
-  return bits_to_float(static_cast<uint32_t>(m));
-}
-template <class T>
-float largest(const T* x, int64_t n) {
-  int16_t m = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto u = static_cast<int16_t>(x[i].bits & 0x7fff);
-    m = u > m ? u : m;
-  }
-  return widen(T{static_cast<uint16_t>(m)});
-}
-
 // Adding 1.5 * 2^23 leaves the number, rounded to nearest even, in the low bits of the sum.
 template <class T>
 void quantize_line(const T* x, float by, int8_t* out) {
@@ -250,10 +232,10 @@ void quantize_line(const T* x, float by, int8_t* out) {
 // Over all groups of a row.
 template <class T>
 float largest(const T* x, const Source& s, int64_t K) {
-  if (!s.group) return largest(x, K);
+  if (!s.group) return largest_magnitude(x, K);
   float m = 0.0f;
   for (int64_t k = 0; k < K; k += s.group, x += s.group_stride) {
-    const float of_group = largest(x, s.group);
+    const float of_group = largest_magnitude(x, s.group);
     m = m > of_group || m != m ? m : of_group;  // NaN stays
   }
   return m;
@@ -267,23 +249,21 @@ void quantize_rows(const PackedA& a, const Source& s, float* scales, int64_t fir
     const int64_t first = a.first(p), n = a.rows(p);
     for (int64_t r = 0; r < n; ++r) {
       const T* x = static_cast<const T*>(s.data) + (first + r) * s.stride;
-      const float m = largest(x, s, a.K), inverse = 127.0f / m;
-      const bool finite = m < __builtin_inff();
-      scales[first + r] = finite ? m / 127.0f : __builtin_nanf("");
-      const float by = !finite ? 0.0f : inverse < __FLT_MAX__ ? inverse : __FLT_MAX__;
+      const Int8Scale of_row(largest(x, s, a.K));
+      scales[first + r] = of_row.scale;
       char* out = a.panel(p) + r * kLineBytes;
       const T* next = x;
       int64_t left = s.group;
       for (int64_t k = 0; k < a.K; k += kValues, out += n * kLineBytes) {
         int8_t line[kValues];
         if (k + kValues <= a.K && lines_together) {
-          quantize_line(next, by, line);
+          quantize_line(next, of_row.by, line);
           next += kValues, left -= kValues;
           if (left == 0) next += s.group_stride - s.group, left = s.group;
         } else {
           T values[kValues] = {};
           for (int64_t i = k; i < a.K && i < k + kValues; ++i) values[i - k] = x[s.place(i)];
-          quantize_line(values, by, line);
+          quantize_line(values, of_row.by, line);
         }
         Int8Rows::fill(line, out);
       }

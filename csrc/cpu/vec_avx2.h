@@ -61,6 +61,19 @@ inline void store(T* p, Vec x, int n) {
   memcpy(p, buffer, sizeof(T) * static_cast<size_t>(n));
 }
 
+// Whole numbers of at most 127, rounded to nearest even.
+inline void store(int8_t* p, Vec x) {
+  const __m256i whole = _mm256_cvtps_epi32(x.v);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+inline void store(int8_t* p, Vec x, int n) {
+  if (n == Vec::lanes) return store(p, x);
+  int8_t all[Vec::lanes];
+  store(all, x);
+  memcpy(p, all, static_cast<size_t>(n));
+}
+
 inline void stream(float* p, Vec x) { _mm256_stream_ps(p, x.v); }
 inline void stream(bfloat16* p, Vec x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bfloat16(x.v)); }
 inline void stream(float16* p, Vec x) {

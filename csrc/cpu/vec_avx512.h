@@ -60,6 +60,15 @@ inline void store(float16* p, Vec x, int n) {
   _mm256_mask_storeu_epi16(p, lane_mask(n), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+// Whole numbers of at most 127, rounded to nearest even.
+inline void store(int8_t* p, Vec x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
+inline void store(int8_t* p, Vec x, int n) {
+  if (n == Vec::lanes) return store(p, x);
+  _mm512_mask_cvtepi32_storeu_epi8(p, lane_mask(n), _mm512_cvtps_epi32(x.v));
+}
+
 inline void stream(float* p, Vec x) { _mm512_stream_ps(p, x.v); }
 inline void stream(bfloat16* p, Vec x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bfloat16(x.v)); }
 inline void stream(float16* p, Vec x) {

@@ -31,6 +31,10 @@ template <class T>
 inline void store(T* p, Vec x, int n) {
   if (n > 0) store(p, x);
 }
+// Whole numbers of at most 127, rounded to nearest even: 1.5 * 2^23 leaves them in the low bits of the sum.
+inline void store(int8_t* p, Vec x) { *p = static_cast<int8_t>(float_to_bits(x.v + 0x1.8p23f)); }
+inline void store(int8_t* p, Vec x, int) { store(p, x); }
+
 template <class T>
 inline void stream(T* p, Vec x) {
   store(p, x);

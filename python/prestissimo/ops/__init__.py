@@ -13,11 +13,13 @@ from .edm_precondition import edm_precondition
 from .gated_residual import gated_residual
 from .gated_residual_adaln import gated_residual_adaln
 from .geglu import geglu
+from .hidden_variance import hidden_variance
 from .hierarchy_argmax import hierarchy_argmax
 from .hierarchy_probs import hierarchy_probs
 from .info_nce import info_nce
 from .info_nce_gathered import info_nce_gathered
 from .inverse_stft import inverse_stft
+from .layer_drop import layer_drop
 from .linear import linear, linear_error
 from .ot_topk import ot_topk
 from .pack_linear import PackedWeight, pack_linear
@@ -26,6 +28,7 @@ from .philox_gumbel import philox_gumbel
 from .philox_normal import philox_normal
 from .project_phase import project_phase
 from .qk_norm_rope import qk_norm_rope
+from .quantize_rows import quantize_rows
 from .registration import MissingKernelError, compiled, strict_kernels
 from .relaxed_topk import relaxed_topk
 from .renoise import renoise
@@ -55,11 +58,13 @@ __all__ = [
     "gated_residual",
     "gated_residual_adaln",
     "geglu",
+    "hidden_variance",
     "hierarchy_argmax",
     "hierarchy_probs",
     "info_nce",
     "info_nce_gathered",
     "inverse_stft",
+    "layer_drop",
     "linear",
     "linear_error",
     "ot_topk",
@@ -71,6 +76,7 @@ __all__ = [
     "philox_normal",
     "project_phase",
     "qk_norm_rope",
+    "quantize_rows",
     "relaxed_topk",
     "renoise",
     "sampler_step",

@@ -15,6 +15,7 @@ from .adaln_modulate import reference as adaln_modulate_reference
 from .attention_cases import ATTENTION_CASES
 from .conv_cases import CONV_CASES
 from .diffusion_cases import DIFFUSION_CASES
+from .hidden_cases import HIDDEN_CASES
 from .hierarchy_cases import HIERARCHY_CASES
 from .linear_cases import LINEAR_CASES
 from .op_case import DIT_SIZES, Arguments, OpCase, Shape, Spoiled, cut, noise, other_dtype, rows
@@ -131,6 +132,7 @@ CASES: tuple[OpCase, ...] = (
     *SELECTION_CASES,
     *HIERARCHY_CASES,
     *SIMILARITY_CASES,
+    *HIDDEN_CASES,
     *TRANSFORMER_CASES,
     *CONV_CASES,
 )
