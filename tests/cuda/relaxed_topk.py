@@ -78,5 +78,12 @@ CASES = [
     Case((300, *(1,) * 15), 0, hard=True, spread=3e-7, selected=140),
     Case((300, *(1,) * 15), 0, "bfloat16", hard=True, spread=0.015, selected=140),
     Case((300, *(1,) * 15), 0, "float16", hard=True, spread=0.002, selected=140),
+    # leaders in each of the four scores that a thread holds, and behind them
+    *(Case((128, 170, 128, 128, *(1,) * 14), 6, dtype, spread=5.0) for dtype in DTYPES),
+    *(
+        Case((128, 170, 128, 128, *(1,) * 14), 6, dtype, spread=5.0, hard=True, selected=9)
+        for dtype in DTYPES
+    ),
+    Case(200, 3, rows=2, hard=True, noise=True, selected=11),
 ]
 assert {c.dtype for c in CASES} == set(DTYPES)
