@@ -37,6 +37,9 @@ float pivot_of(const Residual<T, B>& r, int64_t C) {
 // As in adaln_modulate.cpp one walk normalises a row while it takes the moments of the next; here the next is made on
 // the way. `r` is the row at work and `next_r` the next as they are stored: in the output, or past the caches in
 // `copy`, since what is streamed cannot be read back.
+// 1025 rows of 1536, one thread, Zen 4: float32 707 us for 25 MB where a copy that allocates takes 829 and
+// torch.compile 1727; bfloat16, which stays in the caches, 519, 263 and 1173. 4160 rows of bfloat16: 2.1 ms, 2.2
+// and 5.0.
 template <class T, class B>
 struct Walk {
   const T* r;

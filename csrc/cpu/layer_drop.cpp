@@ -7,6 +7,8 @@ namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
 // A sample that is to be rescaled is measured and written in two passes, any other in one.
+// 2 x 1025 rows of 1536 out of 24 layers, one thread, Zen 4: 1.4 ms in float32, a copy of what is handed on 0.7; eager,
+// which stacks the layers, 160.
 template <class T>
 void forward(const LayerDropArgs& a) {
   const int64_t C = a.channels, rows = a.batch * a.time, grain = kGrainElements / (C + 1) + 1;

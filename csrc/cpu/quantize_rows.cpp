@@ -8,6 +8,8 @@
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
+// Two walks of a row in L1. 1025 rows of 1536, one thread, Zen 4: float32 141 us (a copy of as many bytes 114,
+// torch.compile 547), bfloat16 145 (57, 473): the instructions of widening and narrowing, no longer the bytes.
 template <class T>
 void quantize(const QuantizeRowsArgs& a) {
   const int64_t C = a.channels;
