@@ -3,14 +3,10 @@
 
 #include "../registry.h"
 #include "dispatch.h"
+#include "pairs.h"
 
 namespace prestissimo {
 namespace {
-
-void on_cpu(const char* op, const Array& a, Stream) {
-  if (a.device.type == DeviceType::cuda)
-    throw Unavailable(std::string(op) + ": has no CUDA kernel yet; `reference` runs on every device");
-}
 
 SegmentSimilarityArgs checked(const Checker& check, const char* op, const Array& segments, const Array& text,
                               const Array& temperature, const Array* mask) {
@@ -44,8 +40,8 @@ void segment_similarity(Stream stream, const Array& segments, const Array& text,
   SegmentSimilarityArgs r = checked(check, op, segments, text, temperature, mask);
   check.shape("out", out, {r.B, r.N}).same_dtype("out", out).same_device("out", out).contiguous("out", out);
   r.out = out.data;
-  on_cpu(op, segments, stream);
-  if (out.numel()) cpu::segment_similarity(r);
+  if (out.numel() == 0) return;
+  PRESTISSIMO_RUN(segment_similarity, segments, r, stream);
 }
 
 void* gradient(const Checker& check, const char* name, const Array* d, std::initializer_list<int64_t> shape) {
@@ -56,7 +52,7 @@ void* gradient(const Checker& check, const char* name, const Array* d, std::init
 
 void segment_similarity_backward(Stream stream, const Array& segments, const Array& text, const Array& temperature,
                                  const Array* mask, const Array& dout, const Array* dsegments, const Array* dtext,
-                                 const Array& dtemperature) {
+                                 const Array& dtemperature, const Array* workspace) {
   constexpr const char* op = "segment_similarity_backward";
   const Checker check(op, "segments", segments);
   SegmentSimilarityBackwardArgs r{};
@@ -70,14 +66,14 @@ void segment_similarity_backward(Stream stream, const Array& segments, const Arr
   check.shape("dtemperature", dtemperature, {}).dtype("dtemperature", dtemperature, DType::float32);
   check.same_device("dtemperature", dtemperature);
   r.dtemperature = dtemperature.as<float>();
-  on_cpu(op, segments, stream);
-  cpu::segment_similarity_backward(r);
+  r.workspace = pair_workspace(op, workspace, segments, &r.workspace_size);
+  PRESTISSIMO_RUN(segment_similarity_backward, segments, r, stream);
 }
 
 }  // namespace
 
 PRESTISSIMO_OP(segment_similarity, "segments", "text", "temperature", "mask", "out")
 PRESTISSIMO_OP(segment_similarity_backward, "segments", "text", "temperature", "mask", "dout", "dsegments", "dtext",
-               "dtemperature")
+               "dtemperature", "workspace")
 
 }  // namespace prestissimo

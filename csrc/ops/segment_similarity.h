@@ -13,6 +13,7 @@
 #pragma once
 #include "../array.h"
 #include "../cpu/isa.h"
+#include "../device.h"
 
 namespace prestissimo {
 
@@ -33,7 +34,14 @@ struct SegmentSimilarityBackwardArgs {
   int64_t dout_stride;            // of rows
   void *dsegments, *dtext;        // contiguous, or null
   float* dtemperature;            // one number
+  float* workspace;               // on a GPU; of how many floats
+  int64_t workspace_size;
 };
+
+namespace cuda {
+void segment_similarity(const SegmentSimilarityArgs&, Stream);
+void segment_similarity_backward(const SegmentSimilarityBackwardArgs&, Stream);
+}  // namespace cuda
 
 }  // namespace prestissimo
 

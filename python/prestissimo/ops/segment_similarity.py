@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .pairs import TILE, gradients_workspace
 from .registration import Op, _core, empty_like, expect_shape, launch, new_empty, one_number, torch
 
 if TYPE_CHECKING:
@@ -122,8 +123,11 @@ def _backward_kernel(
 ) -> tuple[Any, ...]:
     gradients = [empty_like(v) if want else None for v, want in zip((segments, text), wanted, strict=True)]
     dtemperature = new_empty(segments, (), "float32")
+    (B, S, E), N = segments.shape, text.shape[0]
+    workspace = gradients_workspace(segments, B * S, max(TILE // S, 1) * S, N, E)
     launch(
-        _core.segment_similarity_backward, segments, text, temperature, mask, dout, *gradients, dtemperature
+        _core.segment_similarity_backward,
+        *(segments, text, temperature, mask, dout, *gradients, dtemperature, workspace),
     )
     return (*(new_empty(segments, (0,)) if d is None else d for d in gradients), dtemperature)
 
