@@ -64,6 +64,14 @@ def stage_row(row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def block_row(row: Row) -> str:
+    rate = row["gflop_per_s"]
+    name = row["name"].removeprefix("test_block[").removesuffix("]")
+    rates = " | ".join(f"{rate[k]:.0f}" for k in ("prestissimo", "ops", "eager", "ceiling"))
+    mark = "below: ceiling" if row["of_ceiling"] < row["goal_of_ceiling"] else ""
+    return f"| {name} | {rates} | {row['of_ceiling']:.2f} | {row['relative_error']:.1e} | {mark} |"
+
+
 def table(rows: list[Row]) -> str:
     machines = {", ".join(f"{k} {v}" for k, v in row["machine"].items()) for row in rows if "machine" in row}
     lines = [*sorted(machines), ""]
@@ -92,6 +100,13 @@ def table(rows: list[Row]) -> str:
             "| stage, 32 s of stereo | ms | GFLOP a call | goal | × real time | parameters |",
             "|---|---|---|---|---|---|",
             *map(stage_row, stages),
+            "",
+        ]
+    if blocks := [row for row in rows if "goal_of_ceiling" in row]:
+        lines += [
+            "| block, threads | G(FL)OP/s | the same ops | eager | ceiling | of the ceiling | relative error | |",
+            "|---|---|---|---|---|---|---|---|",
+            *map(block_row, blocks),
             "",
         ]
     for row in rows:

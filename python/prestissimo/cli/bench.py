@@ -25,6 +25,7 @@ class Suite(str, Enum):
     """What is timed; each is one file of the benchmarks."""
 
     ops = "ops"
+    block = "block"
     decode = "decode"
     generate = "generate"
 
@@ -33,7 +34,8 @@ def bench(
     suite: Annotated[
         Suite,
         typer.Argument(
-            help="ops: every op at the sizes of real models; decode, generate: stages of the model."
+            help="ops: every op at the sizes of real models; block: whole transformer blocks; "
+            "decode, generate: stages of the model."
         ),
     ] = Suite.ops,
     only: Annotated[

@@ -8,6 +8,7 @@ from .conv1d import PackedConv1d, conv1d, pack_conv1d
 from .conv_transpose1d import PackedConvTranspose1d, conv_transpose1d, pack_conv_transpose1d
 from .ctm_map import ctm_map
 from .depthwise_conv1d import depthwise_conv1d
+from .dit_block import DiTBlockWeights, dit_block
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .gated_residual import gated_residual
@@ -41,6 +42,7 @@ from .spectrum_from_bands import spectrum_from_bands
 from .swiglu import swiglu
 
 __all__ = [
+    "DiTBlockWeights",
     "MissingKernelError",
     "PackedConv1d",
     "PackedConvTranspose1d",
@@ -53,6 +55,7 @@ __all__ = [
     "conv_transpose1d",
     "ctm_map",
     "depthwise_conv1d",
+    "dit_block",
     "edm_denoise",
     "edm_precondition",
     "gated_residual",

@@ -15,6 +15,7 @@ from .adaln_modulate import reference as adaln_modulate_reference
 from .attention_cases import ATTENTION_CASES
 from .conv_cases import CONV_CASES
 from .diffusion_cases import DIFFUSION_CASES
+from .dit_block_cases import DIT_BLOCK_CASES
 from .hidden_cases import HIDDEN_CASES
 from .hierarchy_cases import HIERARCHY_CASES
 from .linear_cases import LINEAR_CASES
@@ -134,5 +135,6 @@ CASES: tuple[OpCase, ...] = (
     *SIMILARITY_CASES,
     *HIDDEN_CASES,
     *TRANSFORMER_CASES,
+    *DIT_BLOCK_CASES,
     *CONV_CASES,
 )
