@@ -263,19 +263,22 @@ import numpy, torch
 from prestissimo import ops
 from prestissimo.ops.cases import CASES
 wrong, ran = [], set()
-tuples = lambda y: y if isinstance(y, tuple) else (y,)
+tuples = lambda y: tuple(y) if isinstance(y, (tuple, list)) else (y,)
+def array(v):
+    return [array(t) for t in v] if isinstance(v, list) else v.numpy() if isinstance(v, torch.Tensor) else v
 for case in CASES:
     arguments = case.make(case.small[0], torch.float32, torch.Generator().manual_seed(0))
     result, expected = tuples(case.op(**arguments)), tuples(case.reference(**arguments))
-    arrays = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    arrays = {k: array(v) for k, v in arguments.items()}
     from_arrays = tuples(case.op(**arrays))
     for a, b, c in zip(result, expected, from_arrays):
         if not (torch.equal(a, b) and isinstance(c, numpy.ndarray) and (c == b.numpy()).all()):
             wrong.append(case.id)
     for name in case.gradients[:1]:
-        arguments[name].requires_grad_()
+        leaf = arguments[name][0] if isinstance(arguments[name], list) else arguments[name]
+        leaf.requires_grad_()
         tuples(case.op(**arguments))[0].sum().backward()
-        if arguments[name].grad is None:
+        if leaf.grad is None:
             wrong.append(case.id + " gradient")
     for spoil, error, _ in case.bad[:1]:
         try:

@@ -2,6 +2,7 @@
 """Drop-in ops with CPU SIMD and CUDA kernels. Each file holds one op: reference, function, fake kernel, gradient."""
 
 from .adaln_modulate import adaln_modulate
+from .apg_combine import apg_combine
 from .attention import attention
 from .cfg_combine import cfg_combine
 from .conv1d import PackedConv1d, conv1d, pack_conv1d
@@ -9,11 +10,13 @@ from .conv_transpose1d import PackedConvTranspose1d, conv_transpose1d, pack_conv
 from .ctm_map import ctm_map
 from .depthwise_conv1d import depthwise_conv1d
 from .dit_block import DiTBlockWeights, dit_block
+from .dmd_gradient import dmd_gradient
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .gated_residual import gated_residual
 from .gated_residual_adaln import gated_residual_adaln
 from .geglu import geglu
+from .graft_update import graft_update
 from .hidden_variance import hidden_variance
 from .hierarchy_argmax import hierarchy_argmax
 from .hierarchy_probs import hierarchy_probs
@@ -28,6 +31,7 @@ from .peak_phase import peak_phase
 from .philox_gumbel import philox_gumbel
 from .philox_normal import philox_normal
 from .project_phase import project_phase
+from .pseudo_huber import pseudo_huber
 from .qk_norm_rope import qk_norm_rope
 from .quantize_rows import quantize_rows
 from .registration import MissingKernelError, compiled, strict_kernels
@@ -39,6 +43,7 @@ from .sigmoid_topk import sigmoid_topk
 from .snake import snake
 from .sparse_topk import sparse_topk
 from .spectrum_from_bands import spectrum_from_bands
+from .squared_norm import squared_norm
 from .swiglu import swiglu
 
 __all__ = [
@@ -48,6 +53,7 @@ __all__ = [
     "PackedConvTranspose1d",
     "PackedWeight",
     "adaln_modulate",
+    "apg_combine",
     "attention",
     "cfg_combine",
     "compiled",
@@ -56,11 +62,13 @@ __all__ = [
     "ctm_map",
     "depthwise_conv1d",
     "dit_block",
+    "dmd_gradient",
     "edm_denoise",
     "edm_precondition",
     "gated_residual",
     "gated_residual_adaln",
     "geglu",
+    "graft_update",
     "hidden_variance",
     "hierarchy_argmax",
     "hierarchy_probs",
@@ -78,6 +86,7 @@ __all__ = [
     "philox_gumbel",
     "philox_normal",
     "project_phase",
+    "pseudo_huber",
     "qk_norm_rope",
     "quantize_rows",
     "relaxed_topk",
@@ -88,6 +97,7 @@ __all__ = [
     "snake",
     "sparse_topk",
     "spectrum_from_bands",
+    "squared_norm",
     "strict_kernels",
     "swiglu",
 ]

@@ -26,7 +26,9 @@ from .philox_normal import reference as philox_normal_reference
 from .sampler_step_cases import SAMPLER_STEP_CASES
 from .selection_cases import SELECTION_CASES
 from .similarity_cases import SIMILARITY_CASES
+from .tensor_list_cases import TENSOR_LIST_CASES
 from .transformer_cases import TRANSFORMER_CASES
+from .whole_sample_cases import WHOLE_SAMPLE_CASES
 
 # ---- adaln_modulate ------------------------------------------------------------------------------------------------
 
@@ -128,6 +130,8 @@ CASES: tuple[OpCase, ...] = (
     *ATTENTION_CASES,
     *DIFFUSION_CASES,
     *SAMPLER_STEP_CASES,
+    *WHOLE_SAMPLE_CASES,
+    *TENSOR_LIST_CASES,
     *PHASE_CASES,
     *LINEAR_CASES,
     *SELECTION_CASES,

@@ -325,12 +325,17 @@ def per_sample(x: Any, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return value.to(x.device, getattr(torch, wide)).expand(x.shape[:1])
         return x.new_full(x.shape[:1], value, dtype=getattr(torch, wide))
-    if hasattr(x, "__array_namespace__"):
-        space = x.__array_namespace__()
-        return space.full(x.shape[:1], float(value), dtype=getattr(space, wide))
+    return _full(x, x.shape[:1], value, wide)
+
+
+def _full(like: Any, shape: Sequence[int], value: Any, dtype: str) -> Any:
+    """An array of `like`'s kind, not torch's, with one value throughout."""
+    if hasattr(like, "__array_namespace__"):
+        space = like.__array_namespace__()
+        return space.full(tuple(shape), float(value), dtype=getattr(space, dtype))
     import numpy as np
 
-    return np.full(x.shape[:1], float(value), dtype=wide)
+    return np.full(tuple(shape), float(value), dtype=dtype)
 
 
 def one_number(like: Any, value: Any) -> Any:
@@ -342,4 +347,4 @@ def one_number(like: Any, value: Any) -> Any:
         return torch.as_tensor(value, dtype=getattr(torch, wide), device=like.device).reshape(())
     if hasattr(value, "astype"):
         return value.astype(wide).reshape(())
-    return value if hasattr(value, "shape") else per_sample(like, value)[:1].reshape(())
+    return value if hasattr(value, "shape") else _full(like, (), value, wide)
