@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 # Test processes side by side (pytest -n) share the cores: a thread that spins while it waits holds up the others.
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
@@ -11,8 +12,23 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@pytest.hookimpl(optionalhook=True)  # known to pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In several processes (pytest -n): a test's cases of one op go to one process, and what ran an op's PTX and what
+    asks for its coverage too."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByOp(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            lanes = re.search(r"::test_(?:ptx|the_cases_reach_the_ptx)\[(\w+)-(?:.*-)?(\d+)\]$", nodeid)
+            return f"{lanes[1]}-{lanes[2]}" if lanes else nodeid.partition("-")[0]
+
+    return ByOp(config, log)
 
 
 @pytest.fixture(scope="session")

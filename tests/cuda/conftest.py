@@ -28,15 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes (pytest -n): what ran an op's PTX and what asks for its coverage share one."""
-    for item in items:
-        params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
-        if params and {"op", "target"} <= params.keys():
-            item.add_marker(pytest.mark.xdist_group(f"{params['op']}-{params['target']}"))
-
-
 def option(request: pytest.FixtureRequest, name: str, default: Any) -> Any:
     """`pytest` on the whole tree reads its command line before it finds this file."""
     return request.config.getoption(name, default)
