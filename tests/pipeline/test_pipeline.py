@@ -227,6 +227,17 @@ def test_threads_are_set_while_it_runs_and_given_back(tiny_model):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.skipif(not ops.compiled(), reason="torch's own products differ by threads")
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 4.0])
+def test_threads_do_not_change_a_bit(tiny_model, seconds):
+    start = 0.1 * torch.randn(2, round(44100 * seconds), generator=torch.Generator().manual_seed(3))
+    made = []
+    for threads in (1, 2, 3):
+        pipe = load(tiny_model, threads=threads)
+        made.append([pipe("calm", seconds=seconds, seed=7, init_audio=init) for init in (None, start)])
+    assert all(torch.equal(a, b) for other in made[1:] for a, b in zip(made[0], other, strict=True))
+
+
 @pytest.mark.skipif(not ops.compiled(), reason="the compiled module is missing")
 def test_strict_kernels_run_where_there_are_kernels(tiny_model, pipe):
     strict = load(tiny_model, strict_kernels=True)

@@ -137,14 +137,14 @@ class MelCodec(Kernels):
     def encode_log_mel(self, mel: Tensor) -> Tensor:
         """Log-mel (B, 2, n_mels, T * patch_frames) to latents (B, channels, T)."""
         patches = patches_of(mel, self.config)
-        return (((patches - self.mean) @ self.components.T) * self.scale).transpose(1, 2)
+        return (self.linear(patches - self.mean, self.components) * self.scale).transpose(1, 2)
 
     def decode_log_mel(self, latents: Tensor) -> Tensor:
         """Latents (B, channels, T) to mid/side log-mel (B, 2, n_mels, T * patch_frames), linearly."""
         config = self.config
         if latents.ndim != 3 or latents.shape[1] != config.channels or latents.shape[2] < 1:
             raise ValueError(f"latents must be (B, {config.channels}, T), got {tuple(latents.shape)}")
-        patches = (latents.transpose(1, 2) / self.scale) @ self.components + self.mean
+        patches = self.linear(latents.transpose(1, 2) / self.scale, self.components.T, self.mean)
         frames = latents.shape[2] * config.patch_frames
         return patches.view(latents.shape[0], frames, 2, config.mel.n_mels).permute(0, 2, 3, 1)
 

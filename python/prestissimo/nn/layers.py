@@ -14,6 +14,7 @@ from prestissimo import ops
 from prestissimo.ops.adaln_modulate import reference as adaln_modulate_reference
 from prestissimo.ops.attention import reference as attention_reference
 from prestissimo.ops.gated_residual_adaln import reference as gated_residual_adaln_reference
+from prestissimo.ops.linear import reference as linear_reference
 from prestissimo.ops.qk_norm_rope import reference as qk_norm_rope_reference
 from prestissimo.ops.swiglu import reference as swiglu_reference
 
@@ -61,6 +62,10 @@ class Kernels(nn.Module):
     @property
     def gated_residual_adaln(self) -> Callable[..., tuple[Tensor, Tensor]]:
         return ops.gated_residual_adaln if self._kernels == "auto" else gated_residual_adaln_reference
+
+    @property
+    def linear(self) -> Callable[..., Tensor]:
+        return ops.linear if self._kernels == "auto" else linear_reference
 
     @property
     def qk_norm_rope(self) -> Callable[..., tuple[Tensor, Tensor]]:
