@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prestissimo.cli.bench import _folder
+from prestissimo.cli.bench import _folder, without_pytest
 
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("prestissimo._core")
@@ -70,8 +70,6 @@ def test_an_op_that_has_grown_slow_fails(tmp_path: Path) -> None:
     planted.write_text(json.dumps(data))
     options = "-q -k swiglu -p no:cacheprovider -o addopts= -o filterwarnings= --benchmark-quiet"
     compare = [f"--benchmark-compare={planted}", "--benchmark-compare-fail=min:60%"]
-    # not as one of xdist's workers, in which pytest-benchmark times nothing
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
         [
             sys.executable,
@@ -85,7 +83,7 @@ def test_an_op_that_has_grown_slow_fails(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=_folder().parent,
-        env=environment,
+        env=without_pytest(os.environ),
     )
     assert done.returncode != 0
     assert "has regressed" in done.stdout + done.stderr

@@ -69,7 +69,7 @@ class Builds:
         return PtxDevice(self.module(op, target), options, statistics)
 
     def coverage(self, op: str, target: int) -> tuple[int, int]:
-        """(instructions that some machine of this session ran, all instructions) of the op's PTX."""
+        """(instructions that some machine of this process ran, all instructions) of the op's PTX."""
         module, statistics = self.module(op, target), self._coverage.get((op, target), Statistics())
         ran = sum(statistics.covered(kernel) for kernel in module.entries)
         return ran, sum(len(module.kernel(kernel).instructions) for kernel in module.entries)

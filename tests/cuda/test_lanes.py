@@ -38,7 +38,7 @@ def test_the_cases_reach_the_ptx(op: str, target: int, builds: Builds, unless_ve
     unless_verified(f"{op}/ptx-{target}")
     ran, instructions = builds.coverage(op, target)
     if ran == 0:
-        pytest.skip("test_ptx did not run in this session")
+        pytest.skip("test_ptx did not run in this process")
     print(
         f"{op} compute_{target}: {ran} of {instructions} PTX instructions ran, {100 * ran / instructions:.1f} %"
     )

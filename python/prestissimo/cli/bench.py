@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +99,11 @@ def _folder() -> Path:
     raise FileNotFoundError(f"the benchmarks are missing from {package}: reinstall the package")
 
 
+def without_pytest(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the settings of a pytest around this one: in xdist's workers pytest-benchmark times nothing."""
+    return {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+
+
 def _run(file: Path, only: str | None) -> list[dict[str, Any]]:
     """One pytest process, its progress shown on standard error."""
     with tempfile.TemporaryDirectory() as place:
@@ -112,10 +118,8 @@ def _run(file: Path, only: str | None) -> list[dict[str, Any]]:
             f"--benchmark-json={figures}",
         ]
         command += ["-k", only] if only else []
-        # not the settings of a pytest around this one: in xdist's workers pytest-benchmark times nothing
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         # standard error: standard output is ours
-        done = subprocess.run(command, stdout=2, cwd=file.parent, env=environment)
+        done = subprocess.run(command, stdout=2, cwd=file.parent, env=without_pytest(os.environ))
         if done.returncode == 5:
             raise ValueError(f"only must match some row, got {only!r}")
         if done.returncode or not figures.exists():

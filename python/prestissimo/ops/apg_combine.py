@@ -57,6 +57,11 @@ def _difference(c: Tensor, u: Tensor, average: Tensor | None, momentum: float) -
     return c - u if average is None or momentum == 0 else c - u + momentum * average
 
 
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Of each sample, with the dimensions that let it be multiplied back."""
+    return (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.dim() - 1))
+
+
 def reference(
     conditional: Tensor,
     unconditional: Tensor,
@@ -70,13 +75,12 @@ def reference(
     import torch
 
     wide = torch.promote_types(conditional.dtype, torch.float32)
-    per_sample = lambda v: v.flatten(1).sum(dim=1).reshape(-1, *[1] * (v.dim() - 1))  # noqa: E731
     d = _difference(conditional, unconditional, average, momentum)
     c_, d_ = conditional.to(wide), d.to(wide)
-    step = scale - 1
+    step: Any = scale - 1
     if threshold > 0:
-        step = step * (threshold / per_sample(d_ * d_).sqrt()).clamp_max(1)
-    along = per_sample(d_ * c_) / per_sample(c_ * c_).clamp_min(1e-24) * c_
+        step = step * (threshold / _dot(d_, d_).sqrt()).clamp_max(1)
+    along = _dot(d_, c_) / _dot(c_, c_).clamp_min(1e-24) * c_
     return (c_ + step * (d_ + (eta - 1) * along)).to(d.dtype), d
 
 
@@ -134,8 +138,7 @@ def backward_reference(
     wide = torch.promote_types(dy.dtype, torch.float32)
     g, c = dy.to(wide), conditional.to(wide)
     d = _difference(conditional, unconditional, average, momentum).to(wide)
-    dot = lambda a, b: (a * b).flatten(1).sum(dim=1).reshape(-1, *[1] * (a.dim() - 1))  # noqa: E731
-    square, p, q, gc, gd = dot(d, d), dot(d, c), dot(c, c), dot(g, c), dot(g, d)
+    square, p, q, gc, gd = _dot(d, d), _dot(d, c), _dot(c, c), _dot(g, c), _dot(g, d)
     least, e = q.clamp_min(1e-24), eta - 1
     m = (scale - 1) * torch.ones_like(q)
     shortened = torch.zeros_like(q, dtype=torch.bool)

@@ -6,12 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, expect_shape, launch, new_empty, scratch
-
-try:
-    import torch
-except ModuleNotFoundError:  # NumPy arrays need no torch
-    torch = None  # type: ignore[assignment]
+from .registration import Op, _core, expect_shape, launch, new_empty, scratch, torch
 
 if TYPE_CHECKING:
     from torch import Tensor

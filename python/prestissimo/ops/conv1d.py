@@ -10,7 +10,7 @@ from .depthwise_conv1d import depthwise_conv1d
 from .linear import _backward_op as linear_backward
 from .linear import reference as linear_reference
 from .pack_linear import PackedWeight, pack_linear
-from .registration import Op, _core, expect_shape, new_empty
+from .registration import Op, _core, contiguous, expect_shape, new_empty
 from .snake import _backward_op as snake_backward
 from .snake import reference as snake_reference
 from .snake import snake
@@ -176,7 +176,8 @@ def _check(
 
 
 def _steps(x: Any, padding: int, dilation: int, kernel: int) -> int:
-    return int(x.shape[2] + 2 * padding - dilation * (kernel - 1))
+    steps: int = x.shape[2] + 2 * padding - dilation * (kernel - 1)  # symbolic where x's are
+    return steps
 
 
 def reference(
@@ -265,15 +266,9 @@ def launch_rows(
     y: Any,
 ) -> None:
     """The compiled kernel on rows of windows; y [B, T', out] may have any strides but the last."""
-    options = (_whole(alpha), _whole(beta), int(log_scale), residual)
-    matrix = _whole(matrix) if packing else matrix
-    _core.conv1d(time_rows(x), matrix, _whole(bias), taps, padding, dilation, packing, out, *options, y)
-
-
-def _whole(a: Any) -> Any:
-    if a is None or not hasattr(a, "stride"):
-        return a if a is None or a.flags.c_contiguous else a.copy()
-    return a.contiguous()
+    options = (contiguous(alpha), contiguous(beta), int(log_scale), residual)
+    matrix = contiguous(matrix) if packing else matrix
+    _core.conv1d(time_rows(x), matrix, contiguous(bias), taps, padding, dilation, packing, out, *options, y)
 
 
 def _fake(
@@ -287,8 +282,8 @@ def _fake(
     out: int,
     *options: Any,
 ) -> Any:
-    T = options[-1] + x.shape[2] + 2 * padding - dilation * (kernel - 1)
-    return x.new_empty(x.shape[0], T, out).transpose(1, 2)
+    length = options[-1] + _steps(x, padding, dilation, kernel)
+    return x.new_empty(x.shape[0], length, out).transpose(1, 2)
 
 
 _op = Op(
@@ -313,9 +308,8 @@ def _gradient(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     T, dy = x.shape[2], dy[:, :, ctx.lead :]
     dx = dmatrix = dbias = None
     of_snake = [needed[0], needed[8], needed[9]]
-    if any(
-        of_snake
-    ):  # dx[c, t] = Σ_{o, k} weight[o, c, k] dy[o, t + p - k d]: dy, padded, meets the kernel backwards
+    if any(of_snake):
+        # dx[c, t] = Σ_{o, k} weight[o, c, k] dy[o, t + p - k d]: dy, padded, meets the kernel backwards
         turned = weight
         if ctx.packing:
             turned = PackedWeight(weight, ctx.packing, O, K * x.shape[1]).unpack(x.dtype)

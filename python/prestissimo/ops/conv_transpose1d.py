@@ -124,8 +124,8 @@ def _windows(x: Any, stride: int, kernel: int) -> TimeWindows:
 
 
 def _length(x: Any, stride: int, padding: int, kernel: int) -> int:
-    T = x.shape[2]
-    return int((T - 1) * stride - 2 * padding + kernel)
+    length: int = (x.shape[2] - 1) * stride - 2 * padding + kernel  # symbolic where x's are
+    return length
 
 
 def _check(
@@ -250,9 +250,8 @@ def _fake(
     *options: Any,
 ) -> Any:
     lead, steps = options[-1], x.shape[2] - (-kernel // stride) - 1
-    length = (x.shape[2] - 1) * stride - 2 * padding + kernel
     rows = x.new_empty(x.shape[0], lead + steps * stride, out)
-    return rows[:, padding : padding + lead + length].transpose(1, 2)
+    return rows[:, padding : padding + lead + _length(x, stride, padding, kernel)].transpose(1, 2)
 
 
 _op = Op(

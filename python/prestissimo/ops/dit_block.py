@@ -22,14 +22,9 @@ from .linear import reference as linear_reference
 from .pack_linear import PackedWeight, packed_bytes
 from .qk_norm_rope import qk_norm_rope
 from .qk_norm_rope import reference as qk_norm_rope_reference
-from .registration import Op, _core, expect_shape, launch, new_empty
+from .registration import Op, _core, expect_shape, launch, new_empty, torch
 from .swiglu import reference as swiglu_reference
 from .swiglu import swiglu
-
-try:
-    import torch
-except ModuleNotFoundError:  # NumPy arrays need no torch
-    torch = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -258,12 +258,12 @@ def launch(kernel: Callable[..., None], *args: Any) -> None:
     try:
         kernel(*args)
     except _core.NotContiguous:
-        kernel(*map(_contiguous, args))
+        kernel(*map(contiguous, args))
 
 
-def _contiguous(a: Any) -> Any:
+def contiguous(a: Any) -> Any:
     if isinstance(a, (list, tuple)):
-        return [_contiguous(v) for v in a]
+        return [contiguous(v) for v in a]
     if not hasattr(a, "shape"):
         return a
     if torch is not None and isinstance(a, torch.Tensor):

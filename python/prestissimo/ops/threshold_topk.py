@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .registration import Op, _core, empty_like, expect_shape, launch, new_empty, torch
-from .topk_rows import SCHEMA, DenseRows, check_rows, workspace
+from .topk_rows import SCHEMA, DenseRows, check_rows, row_count, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,7 @@ def threshold_op(
         _check_p(name, *arguments[9:])
 
     def outputs(scores: Any, offsets: Any) -> tuple[Any, Any]:
-        rows = scores.shape[0] if offsets is None else offsets.shape[0] - 1
-        return empty_like(scores), new_empty(scores, (rows, 2), "float32")
+        return empty_like(scores), new_empty(scores, (row_count(scores, offsets), 2), "float32")
 
     def kernel(*arguments: Any) -> tuple[Any, Any]:
         scores, k, counts, offsets, temperature, hard, *rest = arguments
@@ -40,9 +39,8 @@ def threshold_op(
         return out, thresholds
 
     def fake(scores: Any, k: int, counts: Any, offsets: Any, *_: Any) -> tuple[Any, Any]:
-        rows = scores.shape[0] if offsets is None else offsets.shape[0] - 1
         kind = torch.float64 if scores.dtype == torch.float64 else torch.float32
-        return scores.new_empty(scores.shape), scores.new_empty((rows, 2), dtype=kind)
+        return scores.new_empty(scores.shape), scores.new_empty((row_count(scores, offsets), 2), dtype=kind)
 
     op = Op(
         f"{name}({SCHEMA}{extra}) -> (Tensor, Tensor)",
@@ -58,8 +56,7 @@ def threshold_op(
         backward = f"{name}_backward"
         check_rows(backward, MOST, scores, 0, None, offsets, temperature, False, -1, None, noise)
         expect_shape(backward, "dout", dout, tuple(scores.shape))
-        rows = scores.shape[0] if offsets is None else offsets.shape[0] - 1
-        expect_shape(backward, "thresholds", thresholds, (rows, 2))
+        expect_shape(backward, "thresholds", thresholds, (row_count(scores, offsets), 2))
         _check_p(backward, *p)
 
     def backward_kernel(dout: Any, scores: Any, *rest: Any) -> Any:

@@ -54,6 +54,11 @@ def schema_arguments(
     return rows, k, counts, offsets, temperature, hard, selected, slot_counts, noise
 
 
+def row_count(scores: Any, offsets: Any) -> int:
+    rows: int = scores.shape[0] if offsets is None else offsets.shape[0] - 1
+    return rows
+
+
 def check_rows(op: str, most: int, scores: Any, k: int, counts: Any, offsets: Any, temperature: float,
                hard: bool, selected: int, slots: Any, noise: Any) -> None:  # fmt: skip
     dims = 1 if offsets is not None else 2
@@ -61,7 +66,7 @@ def check_rows(op: str, most: int, scores: Any, k: int, counts: Any, offsets: An
         raise ValueError(f"{op}: scores must have {dims} dimensions, got shape {list(scores.shape)}")
     if offsets is not None and (len(offsets.shape) != 1 or offsets.shape[0] < 1):
         raise ValueError(f"{op}: offsets must be [rows + 1], got {list(offsets.shape)}")
-    rows = scores.shape[0] if offsets is None else offsets.shape[0] - 1
+    rows = row_count(scores, offsets)
     expect_shape(op, "k", counts, (rows,))
     expect_shape(op, "slots", slots, (rows,))
     expect_shape(op, "noise", noise, tuple(scores.shape))
