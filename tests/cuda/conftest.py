@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from . import toolchain
-from .devices import HostDevice
 from .lanes import Builds, Record
 
 
@@ -42,13 +41,6 @@ def builds() -> Iterator[Builds]:
 
 
 @pytest.fixture(scope="session")
-def planner(builds: Builds) -> Iterator[HostDevice]:
-    """Only asked for plans: its buffers and options are nobody's."""
-    with HostDevice(builds.host("plain").executable) as device:
-        yield device
-
-
-@pytest.fixture(scope="session")
 def need_ptx(builds: Builds) -> None:
     if why := toolchain.missing_for("ptx"):
         pytest.skip(why)
@@ -65,9 +57,9 @@ def record(request: pytest.FixtureRequest, builds: Builds) -> Iterator[Record]:
 
 
 @pytest.fixture
-def unless_verified(request: pytest.FixtureRequest, record: Record) -> Callable[[str], None]:
-    def skip(unit: str) -> None:
-        if why := record.why_not(unit, option(request, "cuda_lanes", "changed")):
+def unless_verified(request: pytest.FixtureRequest, record: Record) -> Callable[..., None]:
+    def skip(unit: str, counts: bool = True) -> None:
+        if why := record.why_not(unit, option(request, "cuda_lanes", "changed"), counts):
             pytest.skip(why)
 
     return skip

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ PROBES = HERE / "probes.cuh"  # small kernels that keep the rest of the instruct
 MODES = ("plain", "asan", "race")
 VERIFIED = HERE / "verified.json"
 ROTATION = 5
+WORKERS = 8  # processes of the host lane at a time
 
 
 class Cases(Protocol):
@@ -52,7 +53,7 @@ class Builds:
 
     def __init__(self) -> None:
         self._modules: dict[tuple[str, int], Module] = {}
-        self._workers: dict[str, HostDevice] = {}
+        self._workers: OrderedDict[tuple[str, str, str], HostDevice] = OrderedDict()
         self._coverage: dict[tuple[str, int], Statistics] = {}
 
     def ptx(self, op: str, target: int) -> str:
@@ -74,15 +75,26 @@ class Builds:
         ran = sum(statistics.covered(kernel) for kernel in module.entries)
         return ran, sum(len(module.kernel(kernel).instructions) for kernel in module.entries)
 
-    def host(self, mode: str, options: HostOptions | None = None) -> HostDevice:
-        """The worker of a mode, its buffers forgotten."""
-        if mode not in self._workers:
-            kernels = [CSRC / "cuda" / f"{op}.cuh" for op in OPS]
-            self._workers[mode] = HostDevice(toolchain.worker(mode, [*kernels, PROBES]))
-        worker = self._workers[mode]
+    def host(self, op: str, mode: str, options: HostOptions | None = None) -> HostDevice:
+        """The worker of an op in a mode, its buffers forgotten. It ends when WORKERS others were asked for since."""
+        worker = self._worker(op, mode, "device")
         worker.reset()
         worker.configure(options or HostOptions())
         return worker
+
+    def planner(self, op: str) -> HostDevice:
+        """Only asked for plans: its buffers and options are nobody's."""
+        return self._worker(op, "plain", "planner")
+
+    def _worker(self, op: str, mode: str, role: str) -> HostDevice:
+        """Each op is compiled by itself: a run that asks for few ops compiles few."""
+        key = (op, mode, role)
+        if key not in self._workers:
+            self._workers[key] = HostDevice(toolchain.worker(mode, [source_of(op).with_suffix(".cuh")]))
+            if len(self._workers) > WORKERS:
+                self._workers.popitem(last=False)[1].close()
+        self._workers.move_to_end(key)
+        return self._workers[key]
 
     def __enter__(self) -> Builds:
         return self
@@ -138,9 +150,9 @@ class Record:
             self._current[unit] = f"{what}:{by}"
         return self._current[unit]
 
-    def why_not(self, unit: str, lanes: str) -> str | None:
-        """Why a unit need not run today, or None."""
-        self._asked[unit] += 1
+    def why_not(self, unit: str, lanes: str, counts: bool = True) -> str | None:
+        """Why a unit need not run today, or None. counts: this is one of the unit's own tests."""
+        self._asked[unit] += counts
         if lanes == "all" or self.verified.get(unit) != self.fingerprint(unit):
             return None
         today = int(time.time() // 86400)

@@ -227,7 +227,8 @@ def main() -> None:
     argued = {tuple(e[k] for k in NAMED): e for e in read()["equivalent"] if e["of"] == unit}
     used: list[dict[str, Any]] = []
     started = time.perf_counter()
-    with Builds() as builds, HostDevice(builds.host("plain").executable) as planner:
+    with Builds() as builds:
+        planner = builds.planner(o.op)
         module = builds.module(o.op, o.target)
         base = baseline(o.op, module, planner)
         chosen, everything = draw(module, base, o.count, o.seed)

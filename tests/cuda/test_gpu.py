@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from . import adaln_modulate
-from .devices import HostDevice
 from .gpu import Driver, GpuDevice, driver, kernels_of
-from .lanes import SETS, cases_of
+from .lanes import SETS, Builds, cases_of
 from .toolchain import TARGETS
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("need_ptx")]
@@ -46,19 +45,19 @@ def on_gpu(cuda: Driver, op: str) -> Iterator[GpuDevice]:
 @pytest.mark.parametrize(
     ("op", "case"), [pytest.param(s, c, id=f"{s}-{c}") for s in SETS for c in cases_of(s).CASES]
 )
-def test_case(op: str, case: Any, cuda: Driver, planner: HostDevice) -> None:
+def test_case(op: str, case: Any, cuda: Driver, builds: Builds) -> None:
     with on_gpu(cuda, op) as device:
-        outcome = cases_of(op).run(case, device, planner)
+        outcome = cases_of(op).run(case, device, builds.planner(op))
     assert outcome.clean, str(outcome)
 
 
 @pytest.mark.parametrize("shape", [(16, 345, 320), (1, 1025, 1536), (8, 1025, 1536)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_speed(shape: tuple[int, int, int], dtype: str, cuda: Driver, planner: HostDevice) -> None:
+def test_speed(shape: tuple[int, int, int], dtype: str, cuda: Driver, builds: Builds) -> None:
     """Prints the time and the bytes that must move over it; asserts nothing about them."""
     case = adaln_modulate.Case(*shape, dtype)
     with on_gpu(cuda, "adaln_modulate") as device:
-        plan, moved = adaln_modulate.timed_forward(case, device, planner)
+        plan, moved = adaln_modulate.timed_forward(case, device, builds.planner("adaln_modulate"))
         for kernel, grid, block, shared in plan.launches:
             ms = device.milliseconds(kernel, (grid, 1, 1), (block, 1, 1), plan.parameters, shared)
             print(f"{cuda.name()}, {kernel} {shape}: {1000 * ms:.1f} us, {moved / ms / 1e6:.0f} GB/s")

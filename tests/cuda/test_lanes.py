@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from .devices import HostDevice
 from .lanes import MODES, SETS, Builds, cases_of
 from .toolchain import TARGETS
 
-Skip = Callable[[str], None]
+Skip = Callable[..., None]
 COVERED = (
     0.65  # of the PTX instructions, at least; measured 0.69 to 1.00 (unrolled loop remainders make the rest)
 )
@@ -22,11 +21,9 @@ ALL = [pytest.param(op, case, id=f"{op}-{case}") for op in SETS for case in case
 @pytest.mark.usefixtures("need_ptx")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("op", "case"), ALL)
-def test_ptx(
-    op: str, case: Any, target: int, builds: Builds, planner: HostDevice, unless_verified: Skip
-) -> None:
+def test_ptx(op: str, case: Any, target: int, builds: Builds, unless_verified: Skip) -> None:
     unless_verified(f"{op}/ptx-{target}")
-    outcome = cases_of(op).run(case, builds.machine(op, target), planner)
+    outcome = cases_of(op).run(case, builds.machine(op, target), builds.planner(op))
     assert outcome.clean, str(outcome)
 
 
@@ -47,9 +44,7 @@ def test_the_cases_reach_the_ptx(op: str, target: int, builds: Builds, unless_ve
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("op", "case"), ALL)
-def test_host(
-    op: str, case: Any, mode: str, builds: Builds, planner: HostDevice, unless_verified: Skip
-) -> None:
+def test_host(op: str, case: Any, mode: str, builds: Builds, unless_verified: Skip) -> None:
     unless_verified(f"{op}/host-{mode}")
-    outcome = cases_of(op).run(case, builds.host(mode), planner)
+    outcome = cases_of(op).run(case, builds.host(op, mode), builds.planner(op))
     assert outcome.clean, str(outcome)

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from . import planted
-from .devices import HostDevice
-from .lanes import PLANTED
+from .lanes import PLANTED, Builds
 from .planted import BUGS, Bug
 
 CAUGHT = [pytest.param(bug, lane, id=f"{bug.name}-{lane}") for bug in BUGS for lane in bug.caught_by]
@@ -17,9 +16,9 @@ CAUGHT = [pytest.param(bug, lane, id=f"{bug.name}-{lane}") for bug in BUGS for l
 
 @pytest.mark.usefixtures("need_ptx")
 @pytest.mark.parametrize(("bug", "lane"), CAUGHT)
-def test_caught(bug: Bug, lane: str, planner: HostDevice, unless_verified: Callable[[str], None]) -> None:
+def test_caught(bug: Bug, lane: str, builds: Builds, unless_verified: Callable[[str], None]) -> None:
     unless_verified(PLANTED)
-    outcome = planted.run(bug, lane, planner)
+    outcome = planted.run(bug, lane, builds.planner(bug.op))
     assert not outcome.clean, f"{lane} missed: {bug.name}"
 
 
@@ -33,7 +32,7 @@ def test_no_bug_escapes() -> None:
 
 @pytest.mark.usefixtures("need_ptx")
 @pytest.mark.parametrize("lane", ["plain", "ptx"])
-def test_the_copy_without_a_bug_is_clean(lane: str, planner: HostDevice) -> None:
+def test_the_copy_without_a_bug_is_clean(lane: str, builds: Builds) -> None:
     """What the bugs' tests rest on: it is the edit that is noticed, not the copying."""
     harmless = Bug("none", "cuda/reduce.cuh", BUGS[0].old, "\n" + BUGS[0].old, BUGS[0].case, ())
-    assert planted.run(harmless, lane, planner).clean
+    assert planted.run(harmless, lane, builds.planner(harmless.op)).clean

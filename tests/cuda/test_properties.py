@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 
 from . import adaln_modulate, philox_normal, probes
 from .adaln_modulate import Args, BackwardArgs, Case, RowView
-from .devices import Device, HostDevice, HostOptions
+from .devices import Device, HostOptions
 from .lanes import SETS, Builds, cases_of
 from .ptx import Options
 
+Skip = Callable[..., None]
 SCHEDULES = [
     HostOptions(seed=2),
     HostOptions(seed=3, skew=False, cp_async_late=False),
@@ -31,11 +33,12 @@ def identical(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("mode", ["plain", "race"])
 @pytest.mark.parametrize(("op", "case"), SOME)
-def test_no_schedule_matters(op: str, case: Any, mode: str, builds: Builds, planner: HostDevice) -> None:
+def test_no_schedule_matters(op: str, case: Any, mode: str, builds: Builds, unless_verified: Skip) -> None:
     """Clean and the same bits for any order of blocks, warps and threads."""
-    first = cases_of(op).run(case, builds.host(mode), planner)
+    unless_verified(f"{op}/host-{mode}", counts=False)
+    first = cases_of(op).run(case, builds.host(op, mode), builds.planner(op))
     for options in SCHEDULES:
-        outcome = cases_of(op).run(case, builds.host(mode, options), planner)
+        outcome = cases_of(op).run(case, builds.host(op, mode, options), builds.planner(op))
         assert outcome.clean, str(outcome)
         if not options.mma_truncate:
             assert all(identical(first.results[k], v) for k, v in outcome.results.items())
@@ -54,9 +57,10 @@ def test_no_schedule_matters(op: str, case: Any, mode: str, builds: Builds, plan
 )
 @pytest.mark.parametrize(("op", "case"), SOME)
 def test_hardware_may_differ(
-    op: str, case: Any, options: Options, builds: Builds, planner: HostDevice
+    op: str, case: Any, options: Options, builds: Builds, unless_verified: Skip
 ) -> None:
-    outcome = cases_of(op).run(case, builds.machine(op, 80, options), planner)
+    unless_verified(f"{op}/ptx-80", counts=False)
+    outcome = cases_of(op).run(case, builds.machine(op, 80, options), builds.planner(op))
     assert outcome.clean, str(outcome)
 
 
@@ -64,7 +68,7 @@ def test_hardware_may_differ(
 
 
 def _device(lane: str, op: str, builds: Builds) -> Device:
-    return builds.machine(op, int(lane)) if lane.isdigit() else builds.host(lane)
+    return builds.machine(op, int(lane)) if lane.isdigit() else builds.host(op, lane)
 
 
 def _far(address: int, offset: int) -> int:
@@ -77,7 +81,7 @@ FAR = pytest.mark.parametrize("lane", ["80", "90", "100", "120", "plain", "race"
 
 @FAR
 @pytest.mark.usefixtures("need_ptx")
-def test_the_last_of_many_rows(lane: str, builds: Builds, planner: HostDevice) -> None:
+def test_the_last_of_many_rows(lane: str, builds: Builds) -> None:
     """Row 2^30 - 1 of 2^30: block index near the grid's limit, 16 GiB from the base, forward and backward."""
     device = _device(lane, "adaln_modulate", builds)
     C, time = 8, 1 << 30
@@ -93,7 +97,7 @@ def test_the_last_of_many_rows(lane: str, builds: Builds, planner: HostDevice) -
         ("adaln_modulate", args),
         ("adaln_modulate_backward", BackwardArgs(forward=args, dy=view["dy"], dx=view["dx"])),
     ):
-        plan = planner.plan(op, bytes(a))
+        plan = builds.planner("adaln_modulate").plan(op, bytes(a))
         ((kernel, grid, block, shared),) = plan.launches
         assert grid == time
         assert device.launch(kernel, (grid, 1, 1), (block, 1, 1), plan.parameters, shared, [row]) == []
@@ -106,7 +110,7 @@ def test_the_last_of_many_rows(lane: str, builds: Builds, planner: HostDevice) -
 
 @FAR
 @pytest.mark.usefixtures("need_ptx")
-def test_the_last_block_of_many_samples(lane: str, builds: Builds, planner: HostDevice) -> None:
+def test_the_last_block_of_many_samples(lane: str, builds: Builds) -> None:
     """The last time block of the last of 127 samples of 2^24 rows: x, dy, statistics and sums all lie far."""
     device = _device(lane, "adaln_modulate", builds)
     B, T, C, rows = 127, 1 << 24, 256, adaln_modulate.TIME_BLOCK
@@ -128,7 +132,7 @@ def test_the_last_block_of_many_samples(lane: str, builds: Builds, planner: Host
         dbias=16,
         partial=_far(partial, 4 * block_row * C),
     )
-    plan = planner.plan("adaln_modulate_backward", bytes(args))
+    plan = builds.planner("adaln_modulate").plan("adaln_modulate_backward", bytes(args))
     kernel, grid, block, shared = plan.launches[1]
     statistics = np.stack([x.mean(1), 1 / x.std(1)], 1).astype(np.float32)
     address = _far(device.allocate(statistics.nbytes, statistics.tobytes()), 8 * first_row)
@@ -144,11 +148,9 @@ def test_the_last_block_of_many_samples(lane: str, builds: Builds, planner: Host
 @pytest.mark.usefixtures("need_ptx")
 @pytest.mark.parametrize("case", philox_normal.FAR_CASES, ids=str)
 @pytest.mark.parametrize("op", ["philox_normal", "philox_gumbel"])
-def test_the_last_numbers_of_a_long_item(
-    op: str, case: Any, lane: str, builds: Builds, planner: HostDevice
-) -> None:
+def test_the_last_numbers_of_a_long_item(op: str, case: Any, lane: str, builds: Builds) -> None:
     """Philox counters above 2^32 reach the generator whole, and their numbers the right place."""
-    outcome = cases_of(op).run(case, _device(lane, op, builds), planner)
+    outcome = cases_of(op).run(case, _device(lane, op, builds), builds.planner(op))
     assert outcome.clean, str(outcome)
 
 
@@ -156,10 +158,10 @@ def test_the_last_numbers_of_a_long_item(
 
 
 @pytest.mark.usefixtures("need_ptx")
-def test_rows_are_read_once_in_whole_sectors(builds: Builds, planner: HostDevice) -> None:
+def test_rows_are_read_once_in_whole_sectors(builds: Builds) -> None:
     case = Case(2, 4, 1024, "bfloat16")
     device = builds.machine("adaln_modulate", 80, Options(statistics=True))
-    adaln_modulate.run_forward(case, device, planner)
+    adaln_modulate.run_forward(case, device, builds.planner("adaln_modulate"))
     counts = device.machine.statistics.counts
     row = 2 * case.channels
     rows = case.batch * case.time
@@ -170,7 +172,7 @@ def test_rows_are_read_once_in_whole_sectors(builds: Builds, planner: HostDevice
 
 
 @pytest.mark.usefixtures("need_ptx")
-def test_shared_memory_has_no_bank_conflicts(builds: Builds, planner: HostDevice) -> None:
+def test_shared_memory_has_no_bank_conflicts(builds: Builds) -> None:
     """Backward of adaln_modulate, and the attention probe with its padded rows."""
     for module, case in (
         (adaln_modulate, Case(1, 64, 512, "bfloat16")),
@@ -178,7 +180,7 @@ def test_shared_memory_has_no_bank_conflicts(builds: Builds, planner: HostDevice
     ):
         name = module.__name__.rpartition(".")[2]
         device = builds.machine(name, 80, Options(statistics=True))
-        assert module.run(case, device, planner).clean
+        assert module.run(case, device, builds.planner(name)).clean
         counts = device.machine.statistics.counts
         for what in ("load", "store"):
             assert counts[f"shared_{what}_cycles"] <= 1.05 * counts[f"shared_{what}_phases"], (name, what)

@@ -222,22 +222,22 @@ def timing(job: Job, device: str) -> Figures:
 
 # ---- the kernels alone: cubins of the verified PTX, the cases of the emulated lanes ----------------------------------
 
-_planner: Any = None
+_builds: Any = None
 
 
 def kernels(job: Job, device: str) -> Figures:
-    global _planner
+    global _builds
     from ..cuda import gpu
     from ..cuda.lanes import Builds, cases_of
 
     cuda = gpu.driver()
     assert cuda is not None
-    _planner = _planner or Builds().host("plain")
+    _builds = _builds or Builds()
     cases = cases_of(job.op).CASES
     for case in cases:
         kernel = gpu.kernels_of(cuda, job.op)
         try:
-            outcome = cases_of(job.op).run(case, kernel, _planner)
+            outcome = cases_of(job.op).run(case, kernel, _builds.planner(job.op))
         finally:
             kernel.close()
         assert outcome.clean, f"{case}: {outcome}"
