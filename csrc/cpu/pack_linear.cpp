@@ -64,8 +64,9 @@ void pack_rows(const PackLinearArgs& a) {
   const int64_t stride = row_values(a.packing, a.K), bytes = stride * packed_item(a.packing);
   char* out = static_cast<char*>(a.out);
   auto* scales = reinterpret_cast<float*>(out + row_count(a.packing, a.N) * bytes);
-  if (a.N == 0) return;  // no array behind out then
-  memset(out, 0, static_cast<size_t>(row_bytes(a.packing, a.N, a.K)));
+  const int64_t size = row_bytes(a.packing, a.N, a.K);
+  if (size == 0) return;  // no array behind out then
+  memset(out, 0, static_cast<size_t>(size));
   parallel_for(a.N, 16384 / (a.K + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       char* row = out + n * bytes;
