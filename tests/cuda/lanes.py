@@ -6,12 +6,14 @@ An op is a csrc/cuda/<op>.cu; its cases are the module tests/cuda/<op>.py with C
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import json
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, cast
@@ -106,7 +108,33 @@ class Builds:
             worker.close()
 
 
-def _digest(paths: Sequence[Path]) -> str:
+_BUILDERS = ("lanes", "toolchain")  # they make and choose what runs, and what they make is hashed itself
+
+
+@cache
+def _imports(text: bytes) -> tuple[str, ...]:
+    """Names of the modules that this one imports from beside it."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names += [node.module] if node.module else [alias.name for alias in node.names]
+    return tuple(names)
+
+
+def imported(path: Path) -> set[Path]:
+    """A case module and the modules beside it that it imports, and they import: the .py files, not the packages."""
+    found: set[Path] = set()
+    pending = [path]
+    while pending:
+        module = pending.pop()
+        if module in found or module.stem in _BUILDERS or not module.exists():
+            continue
+        found.add(module)
+        pending += [path.with_name(f"{name}.py") for name in _imports(module.read_bytes())]
+    return found
+
+
+def _digest(paths: Iterable[Path]) -> str:
     h = hashlib.sha256()
     for p in sorted(paths):
         h.update(p.name.encode() + b"\0" + p.read_bytes())
@@ -131,22 +159,20 @@ class Record:
 
     def fingerprint(self, unit: str) -> str:
         """What is verified (the PTX, or the host lane's sources) and by what (the cases and the interpreter)."""
-        if unit == PLANTED:
-            kernels = [*(CSRC / "cuda").iterdir(), *HERE.glob("*.cuh")]
-            tables = [
-                HERE / f"{name}.py" for name in ("planted", "cases", "adaln_modulate", "probes", "devices")
-            ]
-            harness = [*(HERE / "ptx").glob("*.py"), *(CSRC / "emulator").iterdir()]
-            self._current[unit] = _digest([*kernels, *tables, *harness])
         if unit not in self._current:
-            op, lane = unit.split("/")
-            kind, which = lane.split("-")
-            if kind == "ptx":
-                what = toolchain.ptx_hash(self.builds.ptx(op, int(which)))
-                by = _digest([HERE / f"{op}.py", HERE / "cases.py", *(HERE / "ptx").glob("*.py")])
+            ptx, emulator = (HERE / "ptx").glob("*.py"), (CSRC / "emulator").iterdir()
+            if unit == PLANTED:
+                ops = {bug.op for bug in importlib.import_module("tests.cuda.planted").BUGS}
+                what = toolchain.source_hash([source_of(op).with_suffix(".cuh") for op in ops])
+                by = _digest([*imported(HERE / "planted.py"), *ptx, *emulator])
             else:
-                what = toolchain.source_hash([source_of(op).with_suffix(".cuh")])
-                by = _digest([HERE / f"{op}.py", HERE / "cases.py", *(CSRC / "emulator").iterdir()])
+                op, lane = unit.split("/")
+                kind, which = lane.split("-")
+                if kind == "ptx":
+                    what = toolchain.ptx_hash(self.builds.ptx(op, int(which)))
+                else:
+                    what = toolchain.source_hash([source_of(op).with_suffix(".cuh")])
+                by = _digest([*imported(HERE / f"{op}.py"), *(ptx if kind == "ptx" else emulator)])
             self._current[unit] = f"{what}:{by}"
         return self._current[unit]
 
