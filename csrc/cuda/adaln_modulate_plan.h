@@ -34,10 +34,20 @@ inline bool vectorised(const AdalnModulateBackwardArgs& a) {
   return vectorised(a.forward) && rows(a.dy) && rows(a.dx) && rows(a.dshift) && rows(a.dscale);
 }
 
-inline uint32_t row_threads(const AdalnModulateArgs& a, bool vectors) {
-  const int64_t held = vectors ? kHeld<4> * 16 / item_size(a.dtype) : kHeld<1>;
-  const int64_t warps = ceil_div(a.channels, held * kWarpSize);
+inline uint32_t row_threads(int64_t channels, int64_t lanes) {
+  const int64_t held = lanes > 1 ? kHeld<4> * lanes : kHeld<1>;
+  const int64_t warps = ceil_div(channels, held * kWarpSize);
   return static_cast<uint32_t>(std::clamp<int64_t>(warps * kWarpSize, kWarpSize, kRowThreads));
+}
+inline uint32_t row_threads(const AdalnModulateArgs& a, bool vectors) {
+  return row_threads(a.channels, vectors ? 16 / item_size(a.dtype) : 1);
+}
+
+// Blocks of the kernel that adds the rows of `partial`; none where there are no sums.
+inline int64_t sum_blocks(const AdalnModulateBackwardArgs& a) {
+  const AdalnModulateSums s = partial_sums(a);
+  const int64_t outputs = a.forward.batch * ((s.shift >= 0) + (s.scale >= 0)) + (s.weight >= 0) + (s.bias >= 0);
+  return ceil_div(a.forward.channels, kWarpSize) * outputs;
 }
 
 inline LaunchPlan plan(const AdalnModulateArgs& a) {
@@ -57,13 +67,10 @@ inline LaunchPlan plan(const AdalnModulateBackwardArgs& a) {
   const int64_t lanes = vectors ? 16 / item_size(f.dtype) : 1;
   LaunchPlan p;
   p.add(op, adaln_modulate_kernel(kBackwardRows, f.dtype, vectors), f.batch * f.time, row_threads(f, vectors));
-  const AdalnModulateSums sums = partial_sums(a);
-  if (sums.count == 0) return p;
+  if (sum_blocks(a) == 0) return p;
   p.add(op, adaln_modulate_kernel(kBackwardColumns, f.dtype, vectors),
         ceil_div(f.channels, kWarpSize * lanes) * f.batch * time_blocks(f.time), kColumnThreads);
-  const int64_t outputs = f.batch * ((sums.shift >= 0) + (sums.scale >= 0)) + (sums.weight >= 0) + (sums.bias >= 0);
-  p.add(op, adaln_modulate_kernel(kBackwardSums, f.dtype, true), ceil_div(f.channels, kWarpSize) * outputs,
-        kColumnThreads);
+  p.add(op, adaln_modulate_kernel(kBackwardSums, f.dtype, true), sum_blocks(a), kColumnThreads);
   return p;
 }
 

@@ -2,16 +2,12 @@
 #include "quantize_rows.h"
 
 #include "../registry.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
 
-void only_on_cpu(const char* op, const Array& a) {
-  if (a.device.type == DeviceType::cuda)
-    throw Unavailable(std::string(op) + ": has no CUDA kernel yet; torch tensors on a GPU go through the reference");
-}
-
-void quantize_rows(Stream, const Array& x, const Array& y, const Array& scale) {
+void quantize_rows(Stream stream, const Array& x, const Array& y, const Array& scale) {
   const char* op = "quantize_rows";
   const Checker check(op, "x", x);
   check.dtype({DType::float32, DType::bfloat16, DType::float16});
@@ -31,8 +27,7 @@ void quantize_rows(Stream, const Array& x, const Array& y, const Array& scale) {
   each.shape[x.ndim - 1] = each.strides[x.ndim - 1] = 1;
   const RowsOf rows(op, {&x, &y, &each});
   const QuantizeRowsArgs a{rows.view(0), rows.output(1), rows.output(2), rows.batch, rows.time, x.size(-1), x.dtype};
-  only_on_cpu(op, x);
-  cpu::quantize_rows(a);
+  PRESTISSIMO_RUN(quantize_rows, x, a, stream);
 }
 
 }  // namespace

@@ -17,6 +17,10 @@ struct QuantizeRowsArgs {
   DType dtype;
 };
 
+namespace cuda {
+void quantize_rows(const QuantizeRowsArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(quantize_rows, QuantizeRowsArgs)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .pack_linear import quantised_rows
-from .registration import Op, _core, launch, new_empty, on_cpu
+from .registration import Op, _core, launch, new_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,5 +70,4 @@ _op = Op(
     reference=reference,
     fake=_fake,
     check=_check,
-    covers=on_cpu,
 )
