@@ -2,20 +2,16 @@
 #include "hidden_variance.h"
 
 #include "../registry.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
-
-void only_on_cpu(const char* op, const Array& a) {
-  if (a.device.type == DeviceType::cuda)
-    throw Unavailable(std::string(op) + ": has no CUDA kernel yet; torch tensors on a GPU go through the reference");
-}
 
 void check_float(const Checker& check, const char* name, const Array& a, std::initializer_list<int64_t> shape) {
   check.dtype(name, a, DType::float32).same_device(name, a).contiguous(name, a).shape(name, a, shape);
 }
 
-void hidden_variance(Stream, const Array& x, const Array& partial, const Array& variance, const Array& mean) {
+void hidden_variance(Stream stream, const Array& x, const Array& partial, const Array& variance, const Array& mean) {
   const Checker check("hidden_variance", "x", x);
   check.dtype({DType::float32, DType::bfloat16, DType::float16}).ndim(3).rows_contiguous("x", x);
   check_float(check, "partial", partial, {x.size(0), x.size(1), 2});
@@ -24,11 +20,11 @@ void hidden_variance(Stream, const Array& x, const Array& partial, const Array& 
   if (x.size(0) == 0) return;
   const HiddenVarianceArgs a{
       rows(x), variance.as<float>(), mean.as<float>(), partial.as<float>(), x.size(0), x.size(1), x.size(2), x.dtype};
-  only_on_cpu("hidden_variance", x);
-  cpu::hidden_variance(a);
+  PRESTISSIMO_RUN(hidden_variance, x, a, stream);
 }
 
-void hidden_variance_backward(Stream, const Array& dvariance, const Array& x, const Array& mean, const Array& dx) {
+void hidden_variance_backward(Stream stream, const Array& dvariance, const Array& x, const Array& mean,
+                              const Array& dx) {
   const Checker check("hidden_variance_backward", "x", x);
   check.dtype({DType::float32, DType::bfloat16, DType::float16}).ndim(3).rows_contiguous("x", x);
   check_float(check, "dvariance", dvariance, {x.size(0)});
@@ -38,8 +34,7 @@ void hidden_variance_backward(Stream, const Array& dvariance, const Array& x, co
   if (x.numel() == 0) return;
   const HiddenVarianceBackwardArgs a{
       rows(x), row_output(dx), dvariance.as<float>(), mean.as<float>(), x.size(0), x.size(1), x.size(2), x.dtype};
-  only_on_cpu("hidden_variance_backward", x);
-  cpu::hidden_variance_backward(a);
+  PRESTISSIMO_RUN(hidden_variance_backward, x, a, stream);
 }
 
 }  // namespace

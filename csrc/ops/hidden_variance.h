@@ -26,6 +26,11 @@ struct HiddenVarianceBackwardArgs {
   DType dtype;
 };
 
+namespace cuda {
+void hidden_variance(const HiddenVarianceArgs&, Stream);
+void hidden_variance_backward(const HiddenVarianceBackwardArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(hidden_variance, HiddenVarianceArgs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, empty_like, launch, new_empty, on_cpu
+from .registration import Op, _core, empty_like, launch, new_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +72,6 @@ _op = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    covers=on_cpu,
 )
 
 
@@ -96,7 +95,6 @@ _backward_op = Op(
     kernel=_backward_kernel,
     reference=backward_reference,
     fake=lambda x, dvariance, mean: x.new_empty(x.shape),
-    covers=on_cpu,
 )
 
 
