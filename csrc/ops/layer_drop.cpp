@@ -2,14 +2,10 @@
 #include "layer_drop.h"
 
 #include "../registry.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
-
-void only_on_cpu(const char* op, const Array& a) {
-  if (a.device.type == DeviceType::cuda)
-    throw Unavailable(std::string(op) + ": has no CUDA kernel yet; torch tensors on a GPU go through the reference");
-}
 
 void check_float(const Checker& check, const char* name, const Array& a, std::initializer_list<int64_t> shape) {
   check.dtype(name, a, DType::float32).same_device(name, a).contiguous(name, a).shape(name, a, shape);
@@ -44,7 +40,7 @@ Args checked(const char* op, const Checker& check, ArrayList hidden, const Array
   return a;
 }
 
-void layer_drop(Stream, ArrayList hidden, const Array& budget, const Array* target, const Array& partial,
+void layer_drop(Stream stream, ArrayList hidden, const Array& budget, const Array* target, const Array& partial,
                 const Array& out, const Array& variance, const Array& statistics) {
   const char* op = "layer_drop";
   if (hidden.size() == 0) fail(op, "hidden must have at least 1 element");
@@ -62,12 +58,11 @@ void layer_drop(Stream, ArrayList hidden, const Array& budget, const Array* targ
   a.statistics = statistics.as<float>();
   a.partial = partial.as<float>();
   if (a.batch == 0) return;
-  only_on_cpu(op, out);
-  cpu::layer_drop(a);
+  PRESTISSIMO_RUN(layer_drop, out, a, stream);
 }
 
-void layer_drop_backward(Stream, ArrayList hidden, const Array& budget, const Array& dout, const Array& dvariance,
-                         const Array& statistics, const Array& partial, ArrayList dhidden) {
+void layer_drop_backward(Stream stream, ArrayList hidden, const Array& budget, const Array& dout,
+                         const Array& dvariance, const Array& statistics, const Array& partial, ArrayList dhidden) {
   const char* op = "layer_drop_backward";
   if (hidden.size() == 0) fail(op, "hidden must have at least 1 element");
   const Checker check(op, "hidden[0]", hidden[0]);
@@ -87,8 +82,7 @@ void layer_drop_backward(Stream, ArrayList hidden, const Array& budget, const Ar
   a.statistics = statistics.as<float>();
   a.partial = partial.as<float>();
   if (dout.numel() == 0) return;
-  only_on_cpu(op, dout);
-  cpu::layer_drop_backward(a);
+  PRESTISSIMO_RUN(layer_drop_backward, dout, a, stream);
 }
 
 }  // namespace

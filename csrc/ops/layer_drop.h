@@ -38,6 +38,11 @@ struct LayerDropBackwardArgs {
   DType dtype;
 };
 
+namespace cuda {
+void layer_drop(const LayerDropArgs&, Stream);
+void layer_drop_backward(const LayerDropBackwardArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(layer_drop, LayerDropArgs)

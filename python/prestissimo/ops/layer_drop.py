@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, launch, new_empty, on_cpu
+from .registration import Op, _core, launch, new_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,8 @@ def layer_drop(hidden: Sequence[Any], budget: Any, target_variance: Any = None) 
         before it is multiplied. Both differentiable in hidden; the targets are constants.
 
     Raises:
-        ValueError: a shape or budget that does not fit, naming the argument.
+        ValueError: a shape or budget that does not fit, naming the argument. A budget on a GPU is brought into range
+            instead.
         TypeError: a dtype that does not fit.
 
     Source: Presto (Novack et al., arXiv 2410.05167), layer dropping that preserves variance.
@@ -106,9 +107,6 @@ def _kernel(hidden: Sequence[Any], budget: Any, target_variance: Any) -> tuple[A
     if not hidden:
         raise ValueError("layer_drop: hidden must have 1 to 64 elements, got 0")
     x = hidden[0]
-    if not on_cpu(x):
-        _check_values(hidden, budget, target_variance)
-        return _reference(hidden, budget, target_variance)
     B, T = (*x.shape, 0, 0)[:2]
     out = new_empty(x, x.shape)
     variance, statistics = new_empty(x, (B,), "float32"), new_empty(x, (B, 3), "float32")
@@ -159,8 +157,6 @@ def backward_reference(
 def _backward_kernel(
     hidden: Sequence[Any], budget: Any, dout: Any, dvariance: Any, statistics: Any
 ) -> list[Any]:
-    if not on_cpu(dout):
-        return backward_reference(hidden, budget, dout, dvariance, statistics)
     B, T, _ = dout.shape
     dhidden = [new_empty(h, h.shape) for h in hidden]
     partial = new_empty(dout, (B * T + B,), "float32")
