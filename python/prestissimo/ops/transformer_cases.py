@@ -198,8 +198,10 @@ def _heads_case(
     packed: bool = True,
     wide: bool = False,
     real: dict[str, Shape] | None = None,
+    more: tuple[Shape, ...] = (),
 ) -> OpCase:
-    """rotated: which part of a head is; heads (3, 0) are queries alone; wide: the vectors are float32."""
+    """rotated: which part of a head is; heads (3, 0) are queries alone; wide: the vectors are float32; more: small
+    shapes beside those of every variant."""
 
     def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
         (B, T, D), (H, Hk) = shape[:3], shape[3:] or heads
@@ -264,7 +266,7 @@ def _heads_case(
         op=qk_norm_rope,
         reference=qk_norm_rope_reference,
         make=make,
-        small=_HEADS_SMALL,
+        small=_HEADS_SMALL + more,
         variant=variant,
         dtypes=_NARROW if wide else (torch.float32, *_NARROW),
         gradients=(*arrays, *vectors),
@@ -292,7 +294,7 @@ TRANSFORMER_CASES: tuple[OpCase, ...] = (
     _residual_adaln_case("per-row-affine", modulation="row", affine="wb"),
     _residual_adaln_case("float32-stream", mixed=True, real=_SIZES),
     _residual_adaln_case("float32-stream-rms-affine", "", "rms", "", "w", mixed=True),
-    _heads_case("", "rms", "w", real={"mini-32s": (1, 345, 64, 5, 5)}),
+    _heads_case("", "rms", "w", real={"mini-32s": (1, 345, 64, 5, 5)}, more=((1, 3, 64, 17, 18),)),
     _heads_case(
         "partial",
         "rms",
