@@ -2,7 +2,7 @@
 #include "apg_combine.h"
 
 #include "../registry.h"
-#include "on_cpu.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
@@ -12,11 +12,10 @@ ApgWeights weights(double scale, double eta, double threshold, double momentum) 
           static_cast<float>(momentum)};
 }
 
-void apg_combine(Stream, const Array& conditional, const Array& unconditional, const Array* average, double scale,
-                 double eta, double threshold, double momentum, const Array& partial, const Array& y,
+void apg_combine(Stream stream, const Array& conditional, const Array& unconditional, const Array* average,
+                 double scale, double eta, double threshold, double momentum, const Array& partial, const Array& y,
                  const Array* next) {
   constexpr const char* op = "apg_combine";
-  only_on_cpu(op, conditional);
   const LatentChecker check(op, "conditional", conditional);
   check.like("unconditional", unconditional).like("average", average).like("y", y).like("next", next);
   if (!(threshold >= 0)) fail(op, "threshold must be at least 0, got " + std::to_string(threshold));
@@ -33,15 +32,14 @@ void apg_combine(Stream, const Array& conditional, const Array& unconditional, c
   a.batch = y.size(0);
   a.size = size;
   a.dtype = y.dtype;
-  cpu::apg_combine(a);
+  PRESTISSIMO_RUN(apg_combine, y, a, stream);
 }
 
-void apg_combine_backward(Stream, const Array& dy, const Array* dnext, const Array& conditional,
+void apg_combine_backward(Stream stream, const Array& dy, const Array* dnext, const Array& conditional,
                           const Array& unconditional, const Array* average, double scale, double eta, double threshold,
                           double momentum, const Array& partial, const Array* dconditional, const Array* dunconditional,
                           const Array* daverage) {
   constexpr const char* op = "apg_combine_backward";
-  only_on_cpu(op, dy);
   const LatentChecker check(op, "dy", dy);
   check.like("dnext", dnext).like("conditional", conditional).like("unconditional", unconditional);
   check.like("average", average).like("dconditional", dconditional).like("dunconditional", dunconditional);
@@ -62,7 +60,7 @@ void apg_combine_backward(Stream, const Array& dy, const Array* dnext, const Arr
   a.batch = dy.size(0);
   a.size = size;
   a.dtype = dy.dtype;
-  cpu::apg_combine_backward(a);
+  PRESTISSIMO_RUN(apg_combine_backward, dy, a, stream);
 }
 
 }  // namespace

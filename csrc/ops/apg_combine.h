@@ -41,6 +41,11 @@ struct ApgCombineBackwardArgs {
   DType dtype;
 };
 
+namespace cuda {
+void apg_combine(const ApgCombineArgs&, Stream);
+void apg_combine_backward(const ApgCombineBackwardArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(apg_combine, ApgCombineArgs)

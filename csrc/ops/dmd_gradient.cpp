@@ -2,15 +2,14 @@
 #include "dmd_gradient.h"
 
 #include "../registry.h"
-#include "on_cpu.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
 
-void dmd_gradient(Stream, const Array& x, const Array& fake, const Array& real, double eps, const Array& partial,
+void dmd_gradient(Stream stream, const Array& x, const Array& fake, const Array& real, double eps, const Array& partial,
                   const Array& y) {
   constexpr const char* op = "dmd_gradient";
-  only_on_cpu(op, x);
   const LatentChecker check(op, "x", x);
   check.like("fake", fake).like("real", real).like("y", y);
   if (!(eps >= 0)) fail(op, "eps must be at least 0, got " + std::to_string(eps));
@@ -19,7 +18,7 @@ void dmd_gradient(Stream, const Array& x, const Array& fake, const Array& real, 
   if (x.numel() == 0) return;
   const DmdGradientArgs a{samples(x), samples(fake), samples(real),           samples_out(y), sums,
                           x.size(0),  size,          static_cast<float>(eps), x.dtype};
-  cpu::dmd_gradient(a);
+  PRESTISSIMO_RUN(dmd_gradient, x, a, stream);
 }
 
 }  // namespace

@@ -16,6 +16,10 @@ struct DmdGradientArgs {
   DType dtype;
 };
 
+namespace cuda {
+void dmd_gradient(const DmdGradientArgs&, Stream);
+}
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(dmd_gradient, DmdGradientArgs)

@@ -2,7 +2,7 @@
 #include "graft_update.h"
 
 #include "../registry.h"
-#include "on_cpu.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
@@ -10,12 +10,11 @@ namespace {
 // Updated parameters above this size leave the caches before anything reads them again.
 constexpr int64_t kLargeBytes = 12 << 20;
 
-void graft_update(Stream, ArrayList params, ArrayList directions, const Array& magnitude, const Array& direction_norm,
-                  double rate, ArrayList y) {
+void graft_update(Stream stream, ArrayList params, ArrayList directions, const Array& magnitude,
+                  const Array& direction_norm, double rate, ArrayList y) {
   constexpr const char* op = "graft_update";
   const Array& first = first_of(op, "params", params);
   const Checker check(op, "params[0]", first);
-  only_on_cpu(op, first);
   check.dtype({DType::float32, DType::bfloat16, DType::float16});
   check_list(op, check, "params", params);
   check_list(op, check, "directions", directions, &params);
@@ -32,7 +31,7 @@ void graft_update(Stream, ArrayList params, ArrayList directions, const Array& m
   a.large = size * item_size(first.dtype) > kLargeBytes;
   for_groups<3>({params, directions, y}, [&](const TensorGroup<3>& group, bool) {
     a.group = group;
-    cpu::graft_update(a);
+    PRESTISSIMO_RUN(graft_update, first, a, stream);
   });
 }
 

@@ -15,6 +15,10 @@ struct GraftUpdateArgs {
   bool large;  // all groups together: results go past the caches
 };
 
+namespace cuda {
+void graft_update(const GraftUpdateArgs&, Stream);
+}
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(graft_update, GraftUpdateArgs)

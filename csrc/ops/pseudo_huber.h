@@ -26,6 +26,11 @@ struct PseudoHuberBackwardArgs {
   DType dtype;
 };
 
+namespace cuda {
+void pseudo_huber(const PseudoHuberArgs&, Stream);
+void pseudo_huber_backward(const PseudoHuberBackwardArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(pseudo_huber, PseudoHuberArgs)

@@ -2,16 +2,15 @@
 #include "squared_norm.h"
 
 #include "../registry.h"
-#include "on_cpu.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
 
-void squared_norm(Stream, ArrayList tensors, const Array& partial, const Array& total) {
+void squared_norm(Stream stream, ArrayList tensors, const Array& partial, const Array& total) {
   constexpr const char* op = "squared_norm";
   const Array& first = first_of(op, "tensors", tensors);
   const Checker check(op, "tensors[0]", first);
-  only_on_cpu(op, first);
   check.dtype({DType::float32, DType::bfloat16, DType::float16});
   check_list(op, check, "tensors", tensors);
   check_number(check, "total", total);
@@ -25,16 +24,15 @@ void squared_norm(Stream, ArrayList tensors, const Array& partial, const Array& 
   for_groups<1>({tensors}, [&](const TensorGroup<1>& group, bool last) {
     a.group = group;
     a.total = last ? total.as<float>() : nullptr;
-    cpu::squared_norm(a);
+    PRESTISSIMO_RUN(squared_norm, first, a, stream);
     a.blocks_ahead += group.first_blocks[group.count];
   });
 }
 
-void squared_norm_backward(Stream, ArrayList tensors, const Array& dtotal, ArrayList dtensors) {
+void squared_norm_backward(Stream stream, ArrayList tensors, const Array& dtotal, ArrayList dtensors) {
   constexpr const char* op = "squared_norm_backward";
   const Array& first = first_of(op, "tensors", tensors);
   const Checker check(op, "tensors[0]", first);
-  only_on_cpu(op, first);
   check.dtype({DType::float32, DType::bfloat16, DType::float16});
   check_list(op, check, "tensors", tensors);
   check_list(op, check, "dtensors", dtensors, &tensors);
@@ -44,7 +42,7 @@ void squared_norm_backward(Stream, ArrayList tensors, const Array& dtotal, Array
   a.dtype = first.dtype;
   for_groups<2>({tensors, dtensors}, [&](const TensorGroup<2>& group, bool) {
     a.group = group;
-    cpu::squared_norm_backward(a);
+    PRESTISSIMO_RUN(squared_norm_backward, first, a, stream);
   });
 }
 

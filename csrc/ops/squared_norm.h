@@ -22,6 +22,11 @@ struct SquaredNormBackwardArgs {
   DType dtype;
 };
 
+namespace cuda {
+void squared_norm(const SquaredNormArgs&, Stream);
+void squared_norm_backward(const SquaredNormBackwardArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(squared_norm, SquaredNormArgs)
