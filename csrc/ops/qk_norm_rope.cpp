@@ -2,14 +2,10 @@
 #include "qk_norm_rope.h"
 
 #include "../registry.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
-
-void only_on_cpu(const char* op, const Array& a) {
-  if (a.device.type == DeviceType::cuda)
-    throw Unavailable(std::string(op) + ": has no CUDA kernel yet; torch tensors on a GPU go through the reference");
-}
 
 HeadNorm parse_norm(const char* op, std::string_view text) {
   if (text == "none") return HeadNorm::none;
@@ -149,10 +145,10 @@ void check_heads(const Checker& check, const char* name, const Array& a, const A
   check.rows_contiguous(name, a);
 }
 
-void qk_norm_rope(Stream, const Array& qkv, const Array* k, const Array* cos, const Array* sin, const Array* q_weight,
-                  const Array* k_weight, const Array* q_bias, const Array* k_bias, const Array* q_alpha,
-                  const Array* k_alpha, int64_t heads, int64_t kv_heads, std::string_view norm, double eps,
-                  std::string_view pairing, const Array& q_out, const Array* k_out) {
+void qk_norm_rope(Stream stream, const Array& qkv, const Array* k, const Array* cos, const Array* sin,
+                  const Array* q_weight, const Array* k_weight, const Array* q_bias, const Array* k_bias,
+                  const Array* q_alpha, const Array* k_alpha, int64_t heads, int64_t kv_heads, std::string_view norm,
+                  double eps, std::string_view pairing, const Array& q_out, const Array* k_out) {
   const char* op = "qk_norm_rope";
   const Checker check(op, "qkv", qkv);
   const Inputs in = unpack(op, qkv, k, heads, kv_heads);
@@ -166,11 +162,10 @@ void qk_norm_rope(Stream, const Array& qkv, const Array* k, const Array* cos, co
     a.k.y = head_output(*k_out);
   }
   if (a.batch * a.time * a.dim == 0 || a.q.heads + a.k.heads == 0) return;
-  only_on_cpu(op, qkv);
-  cpu::qk_norm_rope(a);
+  PRESTISSIMO_RUN(qk_norm_rope, qkv, a, stream);
 }
 
-void qk_norm_rope_backward(Stream, const Array& dq_out, const Array* dk_out, const Array& qkv, const Array* k,
+void qk_norm_rope_backward(Stream stream, const Array& dq_out, const Array* dk_out, const Array& qkv, const Array* k,
                            const Array* cos, const Array* sin, const Array* q_weight, const Array* k_weight,
                            const Array* q_bias, const Array* k_bias, const Array* q_alpha, const Array* k_alpha,
                            int64_t heads, int64_t kv_heads, std::string_view norm, double eps, std::string_view pairing,
@@ -213,8 +208,7 @@ void qk_norm_rope_backward(Stream, const Array& dq_out, const Array* dk_out, con
   a.q.partial = partial.as<float>();
   a.k.partial = a.q.partial + head_sums(a.q).count * head_rows(a.forward, a.forward.q) * a.forward.dim;
   if (a.forward.dim == 0 || a.forward.q.heads + a.forward.k.heads == 0) return;
-  only_on_cpu(op, qkv);
-  cpu::qk_norm_rope_backward(a);
+  PRESTISSIMO_RUN(qk_norm_rope_backward, qkv, a, stream);
 }
 
 }  // namespace

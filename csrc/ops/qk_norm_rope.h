@@ -82,6 +82,11 @@ inline int64_t partial_size(const QkNormRopeBackwardArgs& a) {
   return (head_sums(a.q).count * head_rows(f, f.q) + head_sums(a.k).count * head_rows(f, f.k)) * f.dim;
 }
 
+namespace cuda {
+void qk_norm_rope(const QkNormRopeArgs&, Stream);
+void qk_norm_rope_backward(const QkNormRopeBackwardArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(qk_norm_rope, QkNormRopeArgs)

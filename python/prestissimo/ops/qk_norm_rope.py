@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, empty_like, expect_shape, launch, new_empty, on_cpu
+from .registration import Op, _core, empty_like, expect_shape, launch, new_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -269,7 +269,6 @@ _op = Op(
     reference=_reference,
     fake=_fake,
     check=_check,
-    covers=on_cpu,
 )
 
 
@@ -396,7 +395,6 @@ _backward_op = Op(
     kernel=_backward_kernel,
     reference=backward_reference,
     fake=_backward_fake,
-    covers=on_cpu,
 )
 
 
