@@ -5,6 +5,49 @@
 #include "normalise.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
+
+// Stores a block of r, past the caches and to `copy`, or to p alone; x becomes what it then reads as.
+template <bool kPastCache, class T>
+inline void put_rounded(T* p, T* copy, Vec (&x)[4]) {
+  if (kPastCache) store_block(copy, x);
+  put_block<kPastCache>(p, x);
+  if (sizeof(T) < sizeof(float))
+    for (int j = 0; j < 4; ++j) x[j] = load_of_block(kPastCache ? copy : p, j);
+}
+#if defined(__AVX512F__)
+// bf16 is rounded once and does not go through memory.
+template <bool kPastCache>
+inline void put_rounded(bfloat16* p, bfloat16* copy, Vec (&x)[4]) {
+  for (int j = 0; j < 4; j += 2) {
+    const __m512i pair = to_bfloat16(x[j], x[j + 1]);
+    store_halves((kPastCache ? copy : p) + j * Vec::lanes, pair);
+    if (kPastCache) stream_halves(p + j * Vec::lanes, pair);
+    x[j] = {_mm512_castsi512_ps(_mm512_slli_epi32(pair, 16))};
+    x[j + 1] = {_mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
+  }
+}
+// Two vectors of float32 in their own order: the upper halves of what rounding leaves, 4 operations a vector in place
+// of 10.
+template <bool kPastCache>
+inline void put_beside(const float*, bfloat16* p, const Vec (&v)[4]) {
+  alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                     33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  for (int j = 0; j < 4; j += 2) {
+    bfloat16* at = p + j * Vec::lanes;
+    if (__builtin_expect(_mm512_cmp_ps_mask(v[j].v, v[j + 1].v, _CMP_UNORD_Q), 0)) {
+      store(at, v[j]), store(at + Vec::lanes, v[j + 1]);
+      continue;
+    }
+    const __m512i pair =
+        _mm512_permutex2var_epi16(rounded_above(v[j].v), _mm512_load_si512(upper), rounded_above(v[j + 1].v));
+    if (kPastCache)
+      stream_halves(at, pair);
+    else
+      store_halves(at, pair);
+  }
+}
+#endif
+
 namespace {
 
 // One row of x and branch; g in the order of T's blocks.
@@ -37,9 +80,10 @@ float pivot_of(const Residual<T, B>& r, int64_t C) {
 // As in adaln_modulate.cpp one walk normalises a row while it takes the moments of the next; here the next is made on
 // the way. `r` is the row at work and `next_r` the next as they are stored: in the output, or past the caches in
 // `copy`, since what is streamed cannot be read back.
-// 1025 rows of 1536, one thread, Zen 4: float32 707 us for 25 MB where a copy that allocates takes 829 and
-// torch.compile 1727; bfloat16, which stays in the caches, 519, 263 and 1173. 4160 rows of bfloat16: 2.1 ms, 2.2
-// and 5.0.
+// 1025 rows of 1536, one thread, Zen 4, beside memcpy of as many bytes: float32 596 us, 902 (torch.compile 1727);
+// float32 with bfloat16 branches 551, 442; bfloat16, which stays in the caches, 370, 228 (torch.compile 1173): 14
+// cycles for 16 elements also where all lies in L2, so that it is the arithmetic, two roundings and three openings of
+// pairs. 4160 rows of bfloat16: 1.8 ms, 2.7.
 template <class T, class B>
 struct Walk {
   const T* r;
@@ -73,10 +117,9 @@ Moments walk(const Walk<T, B>& w, Statistics s, const Folded& by, int64_t C) {
         if (kPastCache) {
           prefetch_block(w.ahead.x + i);
           prefetch_block(w.ahead.branch + i);
-          store_block(w.copy + i, n);
         }
-        put_block<kPastCache>(w.next_r + i, n);
-        for (int j = 0; j < 4; ++j) measure(j, sizeof(T) < 4 ? load_of_block(kept + i, j) : n[j], L);
+        put_rounded<kPastCache>(w.next_r + i, w.copy + i, n);
+        for (int j = 0; j < 4; ++j) measure(j, n[j], L);
         if (kWrite) put_beside<kPastCache>(w.r, w.y + i, v);
       },
       [&](int64_t i, int k) {
