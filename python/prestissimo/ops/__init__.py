@@ -11,6 +11,7 @@ from .ctm_map import ctm_map
 from .depthwise_conv1d import depthwise_conv1d
 from .dit_block import DiTBlockWeights, dit_block
 from .dmd_gradient import dmd_gradient
+from .dynamic_threshold import dynamic_threshold
 from .edm_denoise import edm_denoise
 from .edm_precondition import edm_precondition
 from .gated_residual import gated_residual
@@ -63,6 +64,7 @@ __all__ = [
     "depthwise_conv1d",
     "dit_block",
     "dmd_gradient",
+    "dynamic_threshold",
     "edm_denoise",
     "edm_precondition",
     "gated_residual",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of the ops that look at whole samples: sums over each; part of the table in cases.py."""
+"""Cases of the ops that look at whole samples: sums and quantiles over each; part of the table in cases.py."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .apg_combine import reference as apg_combine_reference
 from .diffusion_cases import LATENTS, SMALL, SOME, elements, latent, set_to
 from .dmd_gradient import dmd_gradient
 from .dmd_gradient import reference as dmd_gradient_reference
+from .dynamic_threshold import dynamic_threshold
+from .dynamic_threshold import reference as dynamic_threshold_reference
 from .op_case import Arguments, OpCase, Shape, cut, other_dtype
 from .pseudo_huber import pseudo_huber
 from .pseudo_huber import reference as pseudo_huber_reference
@@ -76,7 +78,7 @@ def _huber_make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Argum
     return {"x": x, "y": (x + 0.3 * latent(shape, dtype, rng, -0.2)).to(dtype), "c": 0.3}
 
 
-WHOLE_SAMPLE_CASES: tuple[OpCase, ...] = (
+_SUM_CASES = (
     _apg_case("plain", 0.0, 0.0, 0.0, real=SOME),
     _apg_case("short", 0.3, 0.4, 0.0),
     _apg_case("momentum", 0.0, 0.5, -0.75, real=("mini-32s", "open-1.0")),
@@ -115,3 +117,45 @@ WHOLE_SAMPLE_CASES: tuple[OpCase, ...] = (
         flops=lambda s: 3 * math.prod(s),
     ),
 )
+
+
+def _threshold_case(
+    variant: str, quantile: float, values: str, real: dict[str, Shape] | None = None
+) -> OpCase:
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
+        x = latent(shape, torch.float64, rng, 0.2, 1.5)
+        x = (2 * x).round() / 2 if values == "few" else x  # many of one magnitude
+        x[1:2] *= 0.1  # below the floor
+        return {"x": x.to(dtype), "quantile": quantile, "floor": 1.0}
+
+    return OpCase(
+        name="dynamic_threshold",
+        op=dynamic_threshold,
+        reference=lambda **arguments: dynamic_threshold_reference(**arguments)[0],
+        make=make,
+        small=SMALL,
+        variant=variant,
+        gradients=("x",),
+        gradient_small=SMALL,
+        smooth=values != "few",  # among equal elements the quantile has a kink
+        bad=(
+            (set_to("quantile", 1.5), ValueError, "quantile"),
+            (set_to("floor", 0.0), ValueError, "floor"),
+            (set_to("x", torch.tensor(1.0)), ValueError, "x"),
+        ),
+        real=real or {},
+        # a reading to find the quantile, and one to clip
+        bytes_moved=elements(3),
+        eager_bytes=elements(10),
+        flops=lambda s: 4 * math.prod(s),
+    )
+
+
+_SPECTROGRAM = {"ditto": (1, 160, 512)}
+_THRESHOLD_CASES = (
+    _threshold_case("far", 0.995, "normal", _SPECTROGRAM | {k: LATENTS[k] for k in SOME}),
+    _threshold_case("few", 0.5, "few"),
+    _threshold_case("most", 1.0, "normal"),
+)
+
+WHOLE_SAMPLE_CASES: tuple[OpCase, ...] = (*_SUM_CASES, *_THRESHOLD_CASES)

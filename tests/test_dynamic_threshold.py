@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`dynamic_threshold` where its guess of the quantile from a few elements fails, and where its gradient cancels."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from prestissimo import ops
+
+op = importlib.import_module("prestissimo.ops.dynamic_threshold")
+_core = pytest.importorskip("prestissimo._core")
+PROBES = 1024  # kProbes of csrc/cpu/dynamic_threshold.cpp: every size / PROBES-th element is looked at first
+
+
+@pytest.fixture(params=("scalar", "avx2", "avx512"))
+def isa(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param not in _core.supported_isas():
+        pytest.skip(f"this processor has no {request.param}")
+    before = _core.isa()
+    _core.set_isa(request.param)
+    yield
+    _core.set_isa(before)
+
+
+def normal(size: int) -> torch.Tensor:
+    return torch.randn(1, size, generator=torch.Generator().manual_seed(size))
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("size", [8 * PROBES, 8 * PROBES + 5])
+@pytest.mark.parametrize("probed", [1e-3, 1e3, float("inf"), float("nan")])
+@pytest.mark.parametrize("quantile", [0.0, 0.25, 0.9, 1.0])
+def test_the_quantile_is_exact_whatever_is_probed(size: int, probed: float, quantile: float) -> None:
+    x = normal(size)
+    x[0, [i * size // PROBES for i in range(PROBES)]] *= probed
+    with ops.strict_kernels():
+        _, levels = op._op(x, quantile, 1.0)
+    _, expected = op.reference(x, quantile, 1.0)
+    assert torch.equal(levels.nan_to_num(nan=-1.0), expected.nan_to_num(nan=-1.0))
+
+
+@pytest.mark.usefixtures("isa")
+def test_a_gradient_that_cancels_keeps_its_digits() -> None:
+    """Σ dy·x is a thousandth of what rounding of single products and sums leaves of it."""
+    x, dy = normal(20000), normal(20001)[:, 1:]
+    dy = dy.contiguous()
+    with ops.strict_kernels():
+        _, levels = op._op(x, 0.9, 0.1)
+        inside = x.abs() <= (levels[:, :1] + 0.1 * (levels[:, 1:] - levels[:, :1]))
+        product = (dy.double() * x.double() * inside).sum()
+        i = int(inside[0].nonzero()[0])
+        dy[0, i] -= product / x[0, i]
+        leaf = x.clone().requires_grad_()
+        ops.dynamic_threshold(leaf, 0.9, 0.1).backward(dy)
+    exact = x.double().requires_grad_()
+    op.reference(exact, 0.9, 0.1)[0].backward(dy.double())
+    assert leaf.grad is not None
+    assert exact.grad is not None
+    order = x.abs().argsort(dim=1, stable=True)[0]
+    pulled = order[[int(0.9 * 19999), int(0.9 * 19999) + 1]]
+    error = (leaf.grad.double() - exact.grad)[0, pulled].abs().max()
+    assert error <= 2.0**-24 * dy[0, pulled].abs().max()
