@@ -3,14 +3,10 @@
 
 #include "../registry.h"
 #include "adaln_arguments.h"
+#include "dispatch.h"
 
 namespace prestissimo {
 namespace {
-
-void only_on_cpu(const char* op, const Array& a) {
-  if (a.device.type == DeviceType::cuda)
-    throw Unavailable(std::string(op) + ": has no CUDA kernel yet; torch tensors on a GPU go through the reference");
-}
 
 void check_output(const Checker& check, const char* op, const char* name, const Array& y, const Array& branch,
                   const Array& x) {
@@ -18,7 +14,7 @@ void check_output(const Checker& check, const char* op, const char* name, const 
   if (y.dtype != branch.dtype) fail(op, std::string(name) + " must have the dtype of branch");
 }
 
-void gated_residual_adaln(Stream, const Array& x, const Array& branch, const Array* gate, const Array* shift,
+void gated_residual_adaln(Stream stream, const Array& x, const Array& branch, const Array* gate, const Array* shift,
                           const Array* scale, const Array* weight, const Array* bias, double eps, std::string_view norm,
                           std::string_view gate_form, const Array& r, const Array& y) {
   const char* op = "gated_residual_adaln";
@@ -38,11 +34,10 @@ void gated_residual_adaln(Stream, const Array& x, const Array& branch, const Arr
   a.form = parse_gate_form(op, gate_form);
   a.branch_dtype = branch.dtype;
   if (x.numel() == 0) return;
-  only_on_cpu(op, x);
-  cpu::gated_residual_adaln(a);
+  PRESTISSIMO_RUN(gated_residual_adaln, x, a, stream);
 }
 
-void gated_residual_adaln_backward(Stream, const Array& dr, const Array& dy, const Array& r, const Array& branch,
+void gated_residual_adaln_backward(Stream stream, const Array& dr, const Array& dy, const Array& r, const Array& branch,
                                    const Array* gate, const Array* shift, const Array* scale, const Array* weight,
                                    const Array* bias, double eps, std::string_view norm, std::string_view gate_form,
                                    const Array& partial, const Array& dx, const Array* dbranch, const Array* dgate,
@@ -74,8 +69,7 @@ void gated_residual_adaln_backward(Stream, const Array& dr, const Array& dy, con
   a.adaln.partial = partial.as<float>();
   a.gate_partial = partial.as<float>() + partial_size(a.adaln);
   if (r.size(2) == 0) return;
-  only_on_cpu(op, r);
-  cpu::gated_residual_adaln_backward(a);
+  PRESTISSIMO_RUN(gated_residual_adaln_backward, r, a, stream);
 }
 
 }  // namespace

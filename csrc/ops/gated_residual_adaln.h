@@ -31,6 +31,11 @@ inline int64_t partial_size(const GatedResidualAdalnBackwardArgs& a) {
   return partial_size(a.adaln) + (a.dgate.data ? f.batch * time_blocks(f.time) * f.channels : 0);
 }
 
+namespace cuda {
+void gated_residual_adaln(const GatedResidualAdalnArgs&, Stream);
+void gated_residual_adaln_backward(const GatedResidualAdalnBackwardArgs&, Stream);
+}  // namespace cuda
+
 }  // namespace prestissimo
 
 PRESTISSIMO_CPU_KERNEL(gated_residual_adaln, GatedResidualAdalnArgs)

@@ -39,7 +39,7 @@ def _rows(channels: int, **options: Any) -> adaln_modulate.Case:
     return adaln_modulate.Case(2, 3, channels, "bfloat16", weight=True, bias=True, **options)
 
 
-_REDUCE, _KERNEL = "cuda/reduce.cuh", "cuda/adaln_modulate.cuh"
+_REDUCE, _KERNEL, _BODY = "cuda/reduce.cuh", "cuda/adaln_modulate.cuh", "cuda/adaln_rows.cuh"
 _ROWS, _NORMALISE, _COLUMNS = "cuda/rows.cuh", "cuda/normalise.cuh", "cuda/column_sums.cuh"
 _HOST = ("plain", "asan", "race")
 
@@ -72,7 +72,7 @@ BUGS = [
     ),
     Bug(
         "shared array two warps too short",
-        _KERNEL,
+        _BODY,
         "SHARED_ARRAY(float, scratch, 3 * kMaxWarps);",
         "SHARED_ARRAY(float, scratch, 2 * kMaxWarps + 1);",
         _rows(1536, backward=False),
@@ -105,7 +105,7 @@ BUGS = [
     ),
     Bug(
         "a row's deviation is never stored",
-        _KERNEL,
+        _BODY,
         "    a.statistics[2 * (b * f.time + t) + 1] = s.rstd;\n",
         "",
         _rows(64),
@@ -113,7 +113,7 @@ BUGS = [
     ),
     Bug(
         "samples write the same partial sums",
-        _KERNEL,
+        _BODY,
         "((where[k] * f.batch + b) * a.blocks + at.block)",
         "(where[k] * f.batch * a.blocks + at.block)",
         _rows(64),
@@ -121,7 +121,7 @@ BUGS = [
     ),
     Bug(
         "wrong sign in dx",
-        _KERNEL,
+        _BODY,
         "g[i] - mean[0] - n[i] * mean[1]",
         "g[i] + mean[0] - n[i] * mean[1]",
         _rows(64),

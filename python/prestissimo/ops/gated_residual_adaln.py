@@ -11,7 +11,7 @@ from .adaln_modulate import partial_size as adaln_partial_size
 from .adaln_modulate import reference as adaln_reference
 from .gated_residual import TIME_BLOCK, check_residual, open_gate
 from .gated_residual import reference as residual_reference
-from .registration import Op, _core, empty_like, launch, new_empty, on_cpu
+from .registration import Op, _core, empty_like, launch, new_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,6 @@ _op = Op(
     reference=reference,
     fake=lambda x, branch, *_: (x.new_empty(x.shape), branch.new_empty(branch.shape)),
     check=_check,
-    covers=on_cpu,
 )
 
 
@@ -206,7 +205,6 @@ _backward_op = Op(
     kernel=_backward_kernel,
     reference=backward_reference,
     fake=_backward_fake,
-    covers=on_cpu,
 )
 
 

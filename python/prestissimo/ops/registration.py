@@ -206,11 +206,6 @@ class Op:
         return type(out)(o.numpy() for o in out) if isinstance(out, (tuple, list)) else out.numpy()
 
 
-def on_cpu(*args: Any) -> bool:
-    """`covers` of ops without a CUDA kernel: torch tensors on a GPU go through the reference."""
-    return not getattr(args[0], "is_cuda", False)
-
-
 def empty_like(a: Any) -> Any:
     """An uninitialised contiguous array of `a`'s kind, shape, dtype and device."""
     if torch is not None and isinstance(a, torch.Tensor):
