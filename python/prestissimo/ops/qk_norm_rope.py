@@ -52,7 +52,8 @@ def qk_norm_rope(
         in qkv, k and the vectors; the statistics are computed again in the backward.
 
     Raises:
-        ValueError: a shape, norm, eps or pairing that does not fit, naming the argument.
+        ValueError: a shape, norm, eps or pairing that does not fit, naming the argument; on a GPU, heads of more than
+            256 dims.
         TypeError: a dtype that does not fit.
 
     Source: RoFormer (Su et al., arXiv 2104.09864); query-key normalisation (Henry et al., arXiv 2010.04245); dynamic
