@@ -129,25 +129,17 @@ PRESTISSIMO_DEVICE void finish_row(const float* row, int parts, int64_t plane, i
   }
 }
 
-// The first of the neighbouring columns that this thread takes of every row in store_staged.
-template <class T>
-PRESTISSIMO_DEVICE int staged_column() {
-  return static_cast<int>(threadIdx.x) % (kStageColumns / kLanes16<T>)*kLanes16<T>;
-}
-
 // Staged columns of a tile (TileProduct::stage) to G, 16 bytes at a time: the first `rows` rows, `columns` before the
-// pitch ends; transform(r, v) first, v being row r's columns from staged_column() on.
-template <class T, class Transform>
-PRESTISSIMO_DEVICE void store_staged(const float* stage, T* g, int64_t pitch, int rows, int64_t columns,
-                                     Transform transform) {
+// pitch ends.
+template <class T>
+PRESTISSIMO_DEVICE void store_staged(const float* stage, T* g, int64_t pitch, int rows, int64_t columns) {
   constexpr int kLanes = kLanes16<T>, kAcross = kStageColumns / kLanes;
-  const int c = staged_column<T>();
+  const int c = static_cast<int>(threadIdx.x) % kAcross * kLanes;
   if (c >= columns) return;
 #pragma unroll 1
   for (int r = static_cast<int>(threadIdx.x) / kAcross; r < rows; r += kProductThreads / kAcross) {
     float v[kLanes];
     load(stage + r * kStagePitch + c, v);
-    transform(r, v);
     store_global(g + r * pitch + c, v);
   }
 }

@@ -274,8 +274,7 @@ PRESTISSIMO_DEVICE void segment_similarity_gradient(const SegmentSimilarityParam
   };
   const auto store = [&](int half, int tile, int rows) {
     const int64_t row = t.song * a.S + int64_t{tile} * kTileRows - p.pairs.first, at = t.column + half * kStageColumns;
-    store_staged(stage, static_cast<T*>(p.pairs.g) + row * p.pairs.pitch + at, p.pairs.pitch, rows, p.pairs.pitch - at,
-                 [](int, auto&) {});
+    store_staged(stage, static_cast<T*>(p.pairs.g) + row * p.pairs.pitch + at, p.pairs.pitch, rows, p.pairs.pitch - at);
   };
   float sums[2] = {0.0f, 0.0f};
   TileProduct<T, Major::depth, Major::depth> x;
