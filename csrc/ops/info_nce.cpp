@@ -3,6 +3,7 @@
 
 #include "../registry.h"
 #include "dispatch.h"
+#include "pairs.h"
 
 namespace prestissimo {
 namespace {
@@ -12,11 +13,6 @@ Contrast parse_form(const char* op, std::string_view text) {
   if (text == "rows") return Contrast::rows;
   if (text == "sigmoid") return Contrast::sigmoid;
   fail(op, "form must be 'symmetric', 'rows' or 'sigmoid', got '" + std::string(text) + "'");
-}
-
-void on_cpu(const char* op, const Array& a, Stream) {
-  if (a.device.type == DeviceType::cuda)
-    throw Unavailable(std::string(op) + ": has no CUDA kernel yet; `reference` runs on every device");
 }
 
 struct Pairs {
@@ -76,14 +72,15 @@ InfoNceArgs checked(const Checker& check, const char* op, const Pairs& p, const 
 
 void info_nce(Stream stream, const Array& a, const Array& b, const Array& logit_scale, const Array* logit_bias,
               const Array* mask, const Array* a_group, const Array* b_group, std::string_view form, int64_t offset,
-              int64_t normalize, const Array& loss, const Array& row_lse, const Array& column_lse) {
+              int64_t normalize, const Array& loss, const Array& row_lse, const Array& column_lse,
+              const Array* workspace) {
   const Checker check("info_nce", "a", a);
   const Pairs pairs{a, b, logit_scale, logit_bias, mask, a_group, b_group, form, offset, normalize};
   InfoNceArgs r = checked(check, "info_nce", pairs, row_lse, column_lse);
   check.shape("loss", loss, {}).dtype("loss", loss, DType::float32).same_device("loss", loss);
   r.loss = loss.as<float>();
-  on_cpu("info_nce", a, stream);
-  cpu::info_nce(r);
+  r.workspace = pair_workspace("info_nce", workspace, a, &r.workspace_size);
+  PRESTISSIMO_RUN(info_nce, a, r, stream);
 }
 
 void* gradient(const Checker& check, const char* name, const Array* d, const Array& of) {
@@ -96,7 +93,7 @@ void info_nce_backward(Stream stream, const Array& a, const Array& b, const Arra
                        const Array* mask, const Array* a_group, const Array* b_group, const Array& row_lse,
                        const Array& column_lse, const Array& dloss, std::string_view form, int64_t offset,
                        int64_t normalize, const Array* da, const Array* db, const Array& dlogit_scale,
-                       const Array& dlogit_bias) {
+                       const Array& dlogit_bias, const Array* workspace) {
   constexpr const char* op = "info_nce_backward";
   const Checker check(op, "a", a);
   const Pairs pairs{a, b, logit_scale, logit_bias, mask, a_group, b_group, form, offset, normalize};
@@ -107,15 +104,16 @@ void info_nce_backward(Stream stream, const Array& a, const Array& b, const Arra
   r.db = gradient(check, "db", db, b);
   number(check, "dlogit_scale", dlogit_scale), number(check, "dlogit_bias", dlogit_bias);
   r.dscale = dlogit_scale.as<float>(), r.dbias = dlogit_bias.as<float>();
-  on_cpu(op, a, stream);
-  cpu::info_nce_backward(r);
+  r.forward.workspace = pair_workspace(op, workspace, a, &r.forward.workspace_size);
+  PRESTISSIMO_RUN(info_nce_backward, a, r, stream);
 }
 
 }  // namespace
 
 PRESTISSIMO_OP(info_nce, "a", "b", "logit_scale", "logit_bias", "mask", "a_group", "b_group", "form", "offset",
-               "normalize", "loss", "row_lse", "column_lse")
+               "normalize", "loss", "row_lse", "column_lse", "workspace")
 PRESTISSIMO_OP(info_nce_backward, "a", "b", "logit_scale", "logit_bias", "mask", "a_group", "b_group", "row_lse",
-               "column_lse", "dloss", "form", "offset", "normalize", "da", "db", "dlogit_scale", "dlogit_bias")
+               "column_lse", "dloss", "form", "offset", "normalize", "da", "db", "dlogit_scale", "dlogit_bias",
+               "workspace")
 
 }  // namespace prestissimo

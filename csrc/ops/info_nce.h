@@ -18,6 +18,7 @@
 #pragma once
 #include "../array.h"
 #include "../cpu/isa.h"
+#include "../device.h"
 
 namespace prestissimo {
 
@@ -37,6 +38,8 @@ struct InfoNceArgs {
   float* loss;                   // one number
   double *row_lse, *column_lse;  // [M], [N], null for sigmoid, columns also for rows; double, so that their distance
                                  // to a positive is exact
+  float* workspace;              // on a GPU; of how many floats
+  int64_t workspace_size;
 };
 
 struct InfoNceBackwardArgs {
@@ -47,6 +50,11 @@ struct InfoNceBackwardArgs {
 };
 
 constexpr float kNormEps = 1e-12f;  // the least length that `normalize` divides by
+
+namespace cuda {
+void info_nce(const InfoNceArgs&, Stream);
+void info_nce_backward(const InfoNceBackwardArgs&, Stream);
+}  // namespace cuda
 
 }  // namespace prestissimo
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .pairs import TILE, gradients_workspace, sums_workspace
 from .registration import Op, _core, empty_like, expect_shape, launch, new_empty, one_number, torch
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _kernel(a: Any, b: Any, *rest: Any) -> tuple[Any, Any, Any]:
     form = rest[-3]
     sums = (new_empty(a, (n,), "float64") for n in _sizes(a, b, form))
     out = (new_empty(a, (), "float32"), *sums)
-    launch(_core.info_nce, a, b, *rest, *out)
+    launch(_core.info_nce, a, b, *rest, *out, sums_workspace(a, b))
     return out
 
 
@@ -270,7 +271,9 @@ def _backward_kernel(a: Any, b: Any, *rest: Any) -> tuple[Any, ...]:
     *arguments, wanted = rest
     da, db = (empty_like(v) if want else None for v, want in zip((a, b), wanted, strict=True))
     dscale, dbias = new_empty(a, (), "float32"), new_empty(a, (), "float32")
-    launch(_core.info_nce_backward, a, b, *arguments, da, db, dscale, dbias)
+    M, N = a.shape[0], b.shape[0]
+    workspace = gradients_workspace(a, M, TILE, N, a.shape[1], 2 * (M + N) + 32)
+    launch(_core.info_nce_backward, a, b, *arguments, da, db, dscale, dbias, workspace)
     return (*(new_empty(a, (0,)) if d is None else d for d in (da, db)), dscale, dbias)
 
 

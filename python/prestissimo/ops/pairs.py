@@ -8,7 +8,15 @@ from typing import Any
 from .registration import scratch
 
 TILE = 128  # csrc/ops/pairs.h
+CHUNKS = 32
 STRIP_BYTES = 96 << 20
+
+
+def sums_workspace(a: Any, b: Any) -> Any:
+    """Sums over the rows and the columns of the pairs, in chunks that give a GPU enough blocks."""
+    M, N = a.shape[0], b.shape[0]
+    chunks = min(CHUNKS, -(-max(M, N, 1) // TILE))
+    return scratch(a, (2 * M + N + (M + N) // TILE + 2 * CHUNKS**2 + 64 + 2 * chunks * (M + N),), "float32")
 
 
 def gradients_workspace(x: Any, rows: int, tile_rows: int, N: int, E: int, fixed: int = 0) -> Any:

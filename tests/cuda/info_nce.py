@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`info_nce` and its backward as cases for the CUDA lanes."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .cases import DTYPES, Outcome, compare, run_plan
+from .devices import Device, HostDevice
+from .pairs import PART_FIELDS, TILE, Pairs, compare_number, run_parts, tiles
+
+op = importlib.import_module("prestissimo.ops.info_nce")
+
+
+class Args(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("a", "b")),
+        *((name, ctypes.c_int64) for name in ("a_stride", "b_stride", "M", "N", "E", "offset")),
+        ("dtype", ctypes.c_uint8),
+        *((name, ctypes.c_void_p) for name in ("scale", "bias", "mask")),
+        ("mask_stride", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("a_group", "b_group")),
+        ("normalize", ctypes.c_bool),
+        ("form", ctypes.c_uint8),
+        *((name, ctypes.c_void_p) for name in ("loss", "row_lse", "column_lse", "workspace")),
+        ("workspace_size", ctypes.c_int64),
+    )
+
+
+class BackwardArgs(ctypes.Structure):
+    _fields_ = (
+        ("forward", Args),
+        *((name, ctypes.c_void_p) for name in ("dloss", "da", "db", "dscale", "dbias")),
+    )
+
+
+class Part(ctypes.Structure):
+    _fields_ = (("args", BackwardArgs), *PART_FIELDS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """chunks: of row tiles and of column tiles at most; strip: tiles of rows that the backward takes at a time;
+    wanted: which of a and b get gradients."""
+
+    M: int
+    E: int
+    dtype: str = "float32"
+    form: str = "symmetric"
+    extra: int = 0
+    offset: int = 0
+    left_out: bool = False
+    normalize: bool = False
+    scale: float = 7.0
+    chunks: int = 2
+    strip: int = 1
+    close: bool = True
+    wanted: str = "ab"
+
+    def __str__(self) -> str:
+        words = [f"{self.M}x{self.M + self.extra}x{self.E}", self.dtype, self.form, f"at{self.offset}"]
+        words += ["left_out"] * self.left_out + ["normalize"] * self.normalize + ["wide"] * (not self.close)
+        return "-".join([*words, f"s{self.scale:g}", f"c{self.chunks}", f"strip{self.strip}", self.wanted])
+
+
+class _Arrays(Pairs):
+    def __init__(self, case: Case, device: Device) -> None:
+        super().__init__(device, case.dtype, f"info_nce {case}")
+        self.case, self.N = case, case.M + case.extra
+        M, N, E = case.M, self.N, case.E
+        self.a = self.unit_rows(M, E)
+        towards = torch.zeros(N, E, dtype=torch.float64)
+        towards[case.offset : case.offset + M] = 0.5 * self.a * E**0.5
+        self.b = self.unit_rows(N, E, towards=towards)
+        if case.normalize:
+            lengths = torch.from_numpy(0.2 + 3 * self.rng.random((M + N, 1)))
+            self.a, self.b = self.rounded(self.a * lengths[:M]), self.rounded(self.b * lengths[M:])
+        self.mask = self.a_group = self.b_group = None
+        if case.left_out:
+            self.mask = torch.from_numpy(self.rng.random((M, N)) < 0.9)
+            groups = torch.from_numpy(self.rng.integers(-1, 2 + M // 4, M + N))
+            groups[0] = groups[M + case.offset] = 1  # at least one anchor
+            self.mask[0, case.offset] = True
+            self.a_group, self.b_group = groups[:M], groups[M:]
+        self.bias = -4.0 if case.form == "sigmoid" else None
+        self.dloss = 0.7
+
+    def gradients(self, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Loss and gradients of a, b, scale and bias by the reference."""
+        case = self.case
+        leaves = [self.a.to(dtype), self.b.to(dtype), torch.tensor(case.scale, dtype=dtype)]
+        if self.bias is not None:
+            leaves.append(torch.tensor(self.bias, dtype=dtype))
+        leaves = [v.requires_grad_() for v in leaves]
+        bias = leaves[3] if self.bias is not None else None
+        rest: tuple[Any, ...] = (
+            self.mask,
+            self.a_group,
+            self.b_group,
+            case.form,
+            case.offset,
+            case.normalize,
+        )
+        loss = op.reference(*leaves[:3], bias, *rest)
+        return [loss.detach(), *torch.autograd.grad(loss, leaves, torch.tensor(self.dloss, dtype=loss.dtype))]
+
+
+def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
+    v = _Arrays(case, device)
+    M, N, E = case.M, v.N, case.E
+    loss, results = v.floats(1), {}
+    sums = [
+        v.floats(n, 8) if used else None
+        for n, used in ((M, case.form != "sigmoid"), (N, case.form == "symmetric"))
+    ]
+    size = 2 * M + N + (M + N) // 128 + 2 * 32**2 + 64 + 2 * case.chunks * (M + N)
+    shared = (
+        *(*v.rows(v.a, case.close), *v.rows(v.b, case.close)),
+        *(v.number(case.scale), None if v.bias is None else v.number(v.bias)),
+        *(v.address(v.mask), v.address(v.a_group), v.address(v.b_group)),
+    )
+    a, a_stride, b, b_stride, scale, bias, mask, a_group, b_group = shared
+
+    def args(workspace_size: int) -> Args:
+        lse = (None if s is None else s.address for s in sums)
+        return Args(
+            *(a, b, a_stride, b_stride, M, N, E, case.offset, v.code, scale, bias, mask, N, a_group, b_group),
+            *(case.normalize, op.FORMS.index(case.form), loss.address, *lse),
+            *(v.floats(workspace_size).address, workspace_size),
+        )
+
+    findings = run_plan(device, planner, "info_nce", args(size))
+    outputs = {name: v.output(n, E) for name, n in (("a", M), ("b", N)) if name in case.wanted}
+    dscale, dbias = v.floats(1), v.floats(1)
+    strip = case.strip * TILE
+    backward = BackwardArgs(
+        args(v.gradient_floats(min(strip, M), TILE, N, E, 2 * (M + N) + 32)),
+        v.number(v.dloss),
+        *(outputs[n].address if n in outputs else None for n in "ab"),
+        *(dscale.address, dbias.address),
+    )
+    part = lambda numbers: Part(backward, *numbers)  # noqa: E731
+    findings += run_parts(device, planner, "info_nce_backward", M, strip, part)
+
+    exact, same = v.gradients(torch.float64), v.gradients(v.dtype)
+    results["loss"] = loss.tensor(torch.float32, (1,))
+    wrong = compare_number("loss", results["loss"], exact[0], same[0], abs(case.scale))
+    for k, (name, n) in enumerate((("a", M), ("b", N))):
+        if name not in outputs:
+            continue
+        results[f"d{name}"] = got = outputs[name].tensor(v.dtype, (n, E))
+        wrong += compare(f"d{name}", got, exact[1 + k], same[1 + k], gradient=True)
+    for k, (name, buffer) in enumerate((("dscale", dscale), ("dbias", dbias))):
+        results[name] = buffer.tensor(torch.float32, (1,))
+        if 3 + k < len(exact):
+            wrong += compare_number(name, results[name], exact[3 + k], same[3 + k], 1.0, gradient=True)
+    return Outcome(findings, wrong, results)
+
+
+# One tile and several, in one chunk and several, in strips of one tile and of all; depths that move 16 bytes at a time
+# and that do not, of more than one slab; columns enough for all parts of a sum.
+CASES = [
+    Case(5, 24),
+    Case(2, 3, "bfloat16"),
+    Case(130, 40, chunks=1),
+    Case(130, 72, "bfloat16", chunks=1, left_out=True, normalize=True),
+    Case(140, 33, "float16", strip=2, close=False),
+    Case(7, 136, "bfloat16", wanted="b"),
+    Case(9, 130, wanted="a", scale=60.0, close=False),
+    Case(60, 20, form="rows", extra=90, offset=30, left_out=True),
+    Case(129, 64, "bfloat16", "rows", extra=11, offset=11, normalize=True, chunks=1),
+    Case(10, 16, "float16", "rows", extra=590, offset=300),
+    Case(70, 17, "bfloat16", "sigmoid", extra=80, offset=50, left_out=True),
+    Case(131, 16, form="sigmoid", normalize=True, chunks=1, strip=2),
+    Case(33, 48, "float16", "sigmoid", extra=1, offset=1, normalize=True),
+]
+assert {c.dtype for c in CASES} == set(DTYPES)
+assert any(tiles(c.M) > c.strip for c in CASES)
