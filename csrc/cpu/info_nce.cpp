@@ -194,8 +194,9 @@ void sigmoid_loss(const InfoNceArgs& a) {
 
 // Products of B 4096, E 512 per second, those of the backward counted again, over oneDNN's of 2048^3 in the same run
 // (AMD Zen 4, one thread; 111 and 224 GFLOP/s): forward 0.95 in float32 and 0.93 in bfloat16, with the backward 0.93
-// and 0.88; oneDNN's own product of this shape 0.84. bfloat16 is 1.9 times as fast as float32. open_clip's ClipLoss,
-// written from its formula, takes 1.5 and 1.7 times as long (two threads).
+// and 0.88; oneDNN's own product of this shape 0.84. On two threads (213 and 420) with the backward 0.90 and 0.82 at
+// least, once nothing else runs. bfloat16 is 1.9 times as fast as float32. open_clip's ClipLoss, written from its
+// formula, takes 1.5 and 1.7 times as long (two threads).
 void info_nce(const InfoNceArgs& a) {
   if (a.form == Contrast::sigmoid)
     sigmoid_loss(a);
