@@ -80,10 +80,10 @@ float pivot_of(const Residual<T, B>& r, int64_t C) {
 // As in adaln_modulate.cpp one walk normalises a row while it takes the moments of the next; here the next is made on
 // the way. `r` is the row at work and `next_r` the next as they are stored: in the output, or past the caches in
 // `copy`, since what is streamed cannot be read back.
-// 1025 rows of 1536, one thread, Zen 4, beside memcpy of as many bytes: float32 596 us, 902 (torch.compile 1727);
-// float32 with bfloat16 branches 551, 442, and see rows_together; bfloat16, which stays in the caches, 370, 228
-// (torch.compile 1173): 14 cycles for 16 elements also where all lies in L2, so that it is the arithmetic, two
-// roundings and three openings of pairs. 4160 rows of bfloat16: 1.8 ms, 2.7.
+// 1025 rows of 1536, one thread, Zen 4, beside memcpy of as many bytes, every rival warmed up: float32 614 us, 573
+// (torch.compile 1727); float32 with bfloat16 branches, in rows_together, 550, 321; bfloat16 379, 174 (torch.compile
+// 1173): 14 cycles for 16 elements also where all lies in L2, so that it is the arithmetic, two roundings and three
+// openings of pairs. 4160 rows of bfloat16: 1.75 ms, 2.4.
 template <class T, class B>
 struct Walk {
   const T* r;
@@ -208,9 +208,9 @@ bool forward_rows(const GatedResidualAdalnArgs& a, int64_t begin, int64_t end) {
 
 // R rows of one sample, measured and stored in one loop, normalised in a second that also fetches the rows `ahead`. A
 // float32 stream's rows at work with gate, gain and offset, 42 kB at 1536 channels, do not stay in L1, and a walk
-// brings in seven lines for each vector; two rows share three of them. One thread, bfloat16 branches: 1025 rows of 1536
-// take 460 us in place of 551 (one row at a time 486, four 449), 700 rows 311 where memcpy takes 261. Where all lies in
-// L2 the walk is a tenth faster, and bfloat16 streams are no faster either way.
+// brings in seven lines for each vector; two rows share three of them. One thread, bfloat16 branches, warm: 1025 rows
+// of 1536 take 550 us in place of 690, 700 rows 294 in place of 327; four rows together gain 2 percent more, one alone
+// less. Where all lies in L2 the walk is a tenth faster, and bfloat16 streams are no faster either way.
 template <int R, bool kLayer, bool kTwoStages, class T, class B>
 void rows_together(const AdalnModulateArgs& f, const Residual<T, B> (&in)[R], T* const (&r)[R], B* const (&y)[R],
                    const Residual<T, B> (&ahead)[R], const Folded& by) {
