@@ -292,15 +292,14 @@ class Pipeline:
         sampling = self.config.sampling
         seconds = torch.tensor([request.seconds], device=self.device)
         context = self._context(request.prompt)
-        conditional = self.engine.prepare(self.dit, context, seconds, sampling.sigma_data)
+        trained = (sampling.sigma_data, sampling.parameterisation)
+        conditional = self.engine.prepare(self.dit, context, seconds, *trained)
         if request.guidance == 1:
             if request.negative_prompt:
                 log.warning("negative_prompt has no effect where guidance_scale is 1")
             return conditional
         away = self._context(request.negative_prompt) if request.negative_prompt else self.dit.null_context()
-        both = self.engine.prepare(
-            self.dit, TextContext.cat([context, away]), seconds.expand(2), sampling.sigma_data
-        )
+        both = self.engine.prepare(self.dit, TextContext.cat([context, away]), seconds.expand(2), *trained)
         return classifier_free(
             conditional, both, request.guidance, rescale=sampling.rescale, interval=sampling.interval
         )

@@ -27,7 +27,9 @@ class Engine(Protocol):
         """Why it cannot run here, and what would change that; None where it can."""
         ...
 
-    def prepare(self, network: DiT, context: TextContext, seconds: Tensor, sigma_data: float) -> Denoiser:
+    def prepare(
+        self, network: DiT, context: TextContext, seconds: Tensor, sigma_data: float, parameterisation: str
+    ) -> Denoiser:
         """The denoiser D(x (B, C, T), sigma (B,)) of B prompts (`context`) and their seconds (B,)."""
         ...
 

@@ -8,21 +8,23 @@ from typing import cast
 from torch import Tensor
 
 from prestissimo.nn.dit import DiT, TextContext
-from prestissimo.sampling import Denoiser, Preconditioned
+from prestissimo.sampling import PARAMETERISATIONS, Denoiser
 
 __all__ = ["TorchEngine"]
 
 
 class TorchEngine:
-    """The network itself, preconditioned by EDM's scalings."""
+    """The network itself, and the scalings around it."""
 
     name = "torch"
 
     def unavailable(self) -> str | None:
         return None
 
-    def prepare(self, network: DiT, context: TextContext, seconds: Tensor, sigma_data: float) -> Denoiser:
+    def prepare(
+        self, network: DiT, context: TextContext, seconds: Tensor, sigma_data: float, parameterisation: str
+    ) -> Denoiser:
         def predict(x: Tensor, sigma: Tensor) -> Tensor:
             return cast(Tensor, network(x, {"sigma": sigma, "seconds": seconds}, context))
 
-        return Preconditioned(predict, sigma_data)
+        return PARAMETERISATIONS[parameterisation](predict, sigma_data)

@@ -20,7 +20,7 @@ from prestissimo.models.text import load_text_encoder
 from prestissimo.nn.codec import MelCodec, MelCodecConfig
 from prestissimo.nn.dit import DiT, DiTConfig
 from prestissimo.nn.text_encoder import TextEncoder, TextEncoderConfig
-from prestissimo.sampling import SAMPLERS
+from prestissimo.sampling import PARAMETERISATIONS, SAMPLERS
 
 __all__ = [
     "ModelConfig",
@@ -50,11 +50,13 @@ CODEC_LIMITS = {
 class SamplingConfig:
     """How the diffusion was trained, and what a request that says nothing gets.
 
+    parameterisation: what the network predicts, "edm", "v" or "flow" (see sampling.PARAMETERISATIONS);
     sigma_data: standard deviation of the latents; sigma_min, sigma_max, rho: of the Karras schedule;
     guidance: w of D = D_∅ + w(D_c − D_∅); rescale: its φ; interval: noise levels (low, high] that are guided,
     None for all; max_seconds: longest clip that may be asked for.
     """
 
+    parameterisation: str = "edm"
     sigma_data: float = 0.5
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -73,6 +75,9 @@ class SamplingConfig:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             got = f"{self.sigma_min} and {self.sigma_max}"
             raise ValueError(f"sigma_min and sigma_max must be 0 < sigma_min < sigma_max, got {got}")
+        if self.parameterisation not in PARAMETERISATIONS:
+            names = ", ".join(PARAMETERISATIONS)
+            raise ValueError(f"parameterisation must be one of {names}, got {self.parameterisation!r}")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.steps < 1:

@@ -2,7 +2,15 @@
 """Diffusion by the equations of Karras et al. (arXiv 2206.00364): loss, schedule, samplers."""
 
 from prestissimo.ops import cfg_combine
-from prestissimo.sampling.denoisers import Denoiser, Estimate, Preconditioned, estimate
+from prestissimo.sampling.denoisers import (
+    PARAMETERISATIONS,
+    Denoiser,
+    Estimate,
+    Preconditioned,
+    RectifiedFlow,
+    VelocityPredicted,
+    estimate,
+)
 from prestissimo.sampling.edm import denoise, draw_sigma, edm_loss, scalings
 from prestissimo.sampling.guidance import classifier_free
 from prestissimo.sampling.noise import latent_noise
@@ -21,11 +29,14 @@ from prestissimo.sampling.samplers import (
 from prestissimo.sampling.schedules import karras
 
 __all__ = [
+    "PARAMETERISATIONS",
     "SAMPLERS",
     "STOCHASTIC",
     "Denoiser",
     "Estimate",
     "Preconditioned",
+    "RectifiedFlow",
+    "VelocityPredicted",
     "cfg_combine",
     "classifier_free",
     "ctm",

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from prestissimo import ops
 
-__all__ = ["Denoiser", "Estimate", "Preconditioned", "estimate"]
+__all__ = [
+    "PARAMETERISATIONS",
+    "Denoiser",
+    "Estimate",
+    "Preconditioned",
+    "RectifiedFlow",
+    "VelocityPredicted",
+    "estimate",
+]
 
 # D(x, σ): the noisy latent (B, ...) and σ (B,) to the estimate of the clean one
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -61,18 +69,62 @@ class Preconditioned:
         if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] not in (1, x.shape[0])):
             raise ValueError(f"sigma must be [{x.shape[0]}], got {list(sigma.shape)}")
         sigma = sigma.to(x.device).expand(x.shape[0])
-        levels = sigma.to(torch.promote_types(torch.float32, x.dtype))
-        return ops.edm_denoise(x, self._predict(x, sigma, levels), levels, self.sigma_data)
+        return self._combine(x, self._predict(x, sigma), _wide(sigma, x))
 
     def estimate(self, x: Tensor, level: float) -> Estimate:
-        sigma = x.new_full((x.shape[0],), level)
-        levels = sigma.to(torch.promote_types(torch.float32, x.dtype))
-        variance = level**2 + self.sigma_data**2
-        return Estimate(
-            self._predict(x, sigma, levels),
-            skip=self.sigma_data**2 / variance,
-            out=level * self.sigma_data / variance**0.5,
-        )
+        skip, out = self._factors(level)
+        return Estimate(self._predict(x, x.new_full((x.shape[0],), level)), skip=skip, out=out)
 
-    def _predict(self, x: Tensor, sigma: Tensor, levels: Tensor) -> Tensor:
-        return self.network(ops.edm_precondition(x, levels, self.sigma_data), sigma).to(x.dtype)
+    def _combine(self, x: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
+        return ops.edm_denoise(x, prediction, sigma, self.sigma_data)
+
+    def _factors(self, level: float) -> tuple[float, float]:
+        """c_skip and c_out."""
+        variance = level**2 + self.sigma_data**2
+        return self.sigma_data**2 / variance, level * self.sigma_data / variance**0.5
+
+    def _predict(self, x: Tensor, sigma: Tensor) -> Tensor:
+        scaled = ops.edm_precondition(x, _wide(sigma, x), self.sigma_data)
+        return self.network(scaled, sigma).to(x.dtype)
+
+
+class VelocityPredicted(Preconditioned):
+    """D of a network that predicts v = (σ_d² n − σ x₀) / (σ_d √(σ² + σ_d²)), n of deviation 1, of c_in·x.
+
+    c_out has the other sign than in EDM (Salimans and Ho, arXiv 2202.00512, appendix D, in units of σ_d).
+    """
+
+    def _combine(self, x: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
+        return super()._combine(x, -prediction, sigma)
+
+    def _factors(self, level: float) -> tuple[float, float]:
+        skip, out = super()._factors(level)
+        return skip, -out
+
+
+class RectifiedFlow(Preconditioned):
+    """D of a network that predicts v = n − x₀ of x_t = (1 − t)·x₀ + t·n: with σ = t / (1 − t), x_t = x / (1 + σ) and
+    D = x_t − t·v (Liu et al., arXiv 2209.03003). sigma_data has no part in it."""
+
+    def _combine(self, x: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
+        s = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        return ((x - s * prediction) / (1 + s)).to(x.dtype)
+
+    def _factors(self, level: float) -> tuple[float, float]:
+        return 1 / (1 + level), -level / (1 + level)
+
+    def _predict(self, x: Tensor, sigma: Tensor) -> Tensor:
+        scaled = x / (1 + _wide(sigma, x).reshape(-1, *[1] * (x.ndim - 1)))
+        return self.network(scaled.to(x.dtype), sigma).to(x.dtype)
+
+
+# What a network was trained to predict, by the name that a model's configuration gives it.
+PARAMETERISATIONS: dict[str, type[Preconditioned]] = {
+    "edm": Preconditioned,
+    "v": VelocityPredicted,
+    "flow": RectifiedFlow,
+}
+
+
+def _wide(sigma: Tensor, x: Tensor) -> Tensor:
+    return sigma.to(torch.promote_types(torch.float32, x.dtype))
