@@ -44,6 +44,20 @@ def test_the_quantile_is_exact_whatever_is_probed(size: int, probed: float, quan
 
 
 @pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("quantile", "size"), [(0.7, 91), (0.7, 181), (0.29, 101), (0.57, 101)])
+def test_where_the_quantile_all_but_meets_an_element(quantile: float, size: int) -> None:
+    """quantile (size - 1) is just below a whole number: the level rounds to the upper element, which is not clipped."""
+    x, dy = normal(size), normal(size + 1)[:, 1:].contiguous()
+    leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    with ops.strict_kernels():
+        ops.dynamic_threshold(leaf, quantile, 1e-3).backward(dy)
+    op.reference(exact, quantile, 1e-3)[0].backward(dy.double())
+    assert leaf.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(leaf.grad.double(), exact.grad, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.usefixtures("isa")
 def test_a_gradient_that_cancels_keeps_its_digits() -> None:
     """Σ dy·x is a thousandth of what rounding of single products and sums leaves of it."""
     x, dy = normal(20000), normal(20001)[:, 1:]

@@ -58,7 +58,8 @@ struct Collected {
   uint32_t below, keys;  // how many keys lie below the range, how many in it
 };
 
-// The keys of x[0, n) in the range, to `keys`. Read at the speed of memory: only one element in a hundred goes further.
+// The keys of x[0, n) in the range, to `keys`. Read at the speed of memory: at quantile 0.995 one element
+// in sixty goes further, at the median one in eight.
 template <class T>
 Collected collect(const T* x, int64_t n, const Range& range, uint32_t* keys) {
   Collected c{0, 0};
@@ -286,7 +287,8 @@ void backward(const DynamicThresholdBackwardArgs& a) {
         const int64_t i = position(x, a.size, own, which, which ? q.high : q.low, float_to_bits(levels[which]));
         if (i < 0) continue;  // a NaN is at no level
         const double v = static_cast<double>(widen(x[i])), g = static_cast<double>(widen(dy[i]));
-        const double sign = v > 0 ? 1 : v < 0 ? -1 : 0, inside = v < -s || v > s ? 0 : g / s;
+        const double sign = v > 0 ? 1 : v < 0 ? -1 : 0;
+        const double inside = __builtin_fabs(v) > static_cast<double>(t.s) ? 0 : g / s;  // as the product has it
         dx[i] = narrow<T>(static_cast<float>(inside + share * ds * sign));
       }
     }
