@@ -19,15 +19,15 @@ float pivot_of(const T* x, int64_t C) {
 // One walk over the channels normalises row x and takes the moments of row `next`: while stores of the one wait for the
 // caches, the other computes, and the sums across lanes, root and division have the start of the next walk to hide in.
 // Cycles for 16 floats of 1536 channels (Zen 4, one thread): 8.4 in L2 and 9.3 in L3 with three passes a row, now 6.8
-// and 8.6, a copy 4.2 and 6.7; the pipes need 4 (4 loads). bf16: 12.8, now 8.6; the pipes need 6.8 (13.5 operations).
-// Row x is read from its end, where L1 still holds what was measured last: 8.0 to 8.4 cycles in L3 in place of
-// 8.6 to 9.1, in L2 6.8 in place of 7.9: 0.78 to 0.82 of memcpy's speed in place of 0.71 to 0.79. (What ran before and
-// what lies in the caches moves such a ratio more: 0.65 to 1.1 with arrays of which a rival's copy had pushed out a
-// part.) Tried and slower: the next row's moments two walks ahead (10.0 in L3: three rows, gain, offset and y overflow
-// L1), two rows at a time sharing the loads of gain and offset (13.8; measured and written in two loops 8.9, four
-// rows 9.4), the pivot a row earlier (8.9), every other row from its end (8.7), prefetching x or y inside L3 (8.5
-// to 10.7), stores past the caches (9.6). All loads of a block stand before its stores, so that an output 64 bytes
-// after the input modulo 4096 does not delay them (10.5).
+// and 8.0 to 8.4, a copy 4.2 and 6.7; the pipes need 4 (4 loads). bf16: 12.8, now 8.6; the pipes need 6.8 (13.5
+// operations). Row x is read from its end, where L1 still holds what was measured last: from its start 7.9 in L2
+// and 8.6 to 9.1 in L3, 0.71 to 0.79 of memcpy's speed there in place of 0.78 to 0.82. (What ran before and what lies
+// in the caches moves such a ratio more: 0.65 to 1.1 with arrays of which a rival's copy had pushed out a part.) Tried
+// and slower: the next row's moments two walks ahead (10.0 in L3: three rows, gain, offset and y overflow L1), two rows
+// at a time sharing the loads of gain and offset (13.8; measured and written in two loops 8.9, four rows 9.4), the
+// pivot a row earlier (8.9), every other row from its end (8.7), prefetching x or y inside L3 (8.5 to 10.7), stores
+// past the caches (9.6). All loads of a block stand before its stores, so that an output 64 bytes after the input
+// modulo 4096 does not delay them (10.5).
 template <bool kLayer, bool kPastCache, bool kTwoStages, bool kWrite, class T>
 Moments walk(const T* x, Statistics s, Folded by, T* y, const T* next, const T* ahead, int64_t C) {
   constexpr int L = Vec::lanes;

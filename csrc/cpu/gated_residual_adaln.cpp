@@ -319,11 +319,13 @@ bool forward_together(const GatedResidualAdalnArgs& a, int64_t begin, int64_t en
 }
 
 template <bool kLayer, class T, class B>
-auto rows_of(bool streamed, bool beyond_l2) {
+auto rows_of(bool streamed, bool in_pairs) {
   if constexpr (sizeof(T) == sizeof(float))
-    if (beyond_l2 && !streamed) return forward_together<kLayer, T, B>;
+    if (in_pairs && !streamed) return forward_together<kLayer, T, B>;
   return streamed ? forward_rows<kLayer, true, T, B> : forward_rows<kLayer, false, T, B>;
 }
+
+constexpr int64_t kPairsAbove = 4 << 20;  // bytes of r and y: from where rows in pairs were the faster
 
 template <class T, class B>
 void forward(const GatedResidualAdalnArgs& a) {
@@ -331,10 +333,10 @@ void forward(const GatedResidualAdalnArgs& a) {
   const int64_t rows = f.batch * f.time, C = f.channels;
   const int64_t bytes = rows * C * static_cast<int64_t>(sizeof(T) + sizeof(B));
   const bool streamed = Vec::lanes > 1 && on_lines<T>(a.r) && on_lines<B>(f.y) && bytes > kStreamBytes;
-  const bool beyond_l2 = bytes > kTouchAbove;
+  const bool in_pairs = bytes > kPairsAbove;
   bool failed = false;
   parallel_for(rows, kGrainElements / (C + 1) + 1, [&](int64_t begin, int64_t end) {
-    const auto layer = rows_of<true, T, B>(streamed, beyond_l2), rms = rows_of<false, T, B>(streamed, beyond_l2);
+    const auto layer = rows_of<true, T, B>(streamed, in_pairs), rms = rows_of<false, T, B>(streamed, in_pairs);
     if (!(f.norm == Norm::layer ? layer : rms)(a, begin, end)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   if (failed) out_of_memory();

@@ -175,7 +175,7 @@ class HeadsInRegisters {
     }
   }
 
-  // The sums of one head after the other; root and division are shared, and wait for nobody: see forward.
+  // The sums of one head after the other; root and division are shared, and wait for nobody: see rows_in_registers.
   void measure(const T* x, int64_t stride, int64_t heads, GroupStatistics& s) const {
     const bool plain = a_.norm == HeadNorm::none || a_.norm == HeadNorm::dyt;
     for (int h = 0; h < kTogether; ++h) s.mean[h] = 0.0f, s.rstd[h] = 1.0f;

@@ -47,7 +47,7 @@ SHARED = {
     "latents": {"ctm_map", "edm_denoise", "edm_precondition", "sampler_step"},
     "gated_linear_unit": {"geglu", "swiglu"},
     "topk_rows": {"relaxed_topk", "threshold_topk"},
-    "pairs": {"segment_similarity"},
+    "pairs": {"info_nce", "segment_similarity"},
     "frames": {"inverse_stft", "project_phase"},
     "probes": {"probes", PLANTED},
 }

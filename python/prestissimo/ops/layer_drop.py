@@ -185,7 +185,7 @@ def _gradient(ctx: Any, dout: Tensor, dvariance: Tensor, _: Tensor) -> tuple[Any
 
     budget, statistics, *hidden = ctx.saved_tensors
     used = list(range(len(hidden)))
-    if type(budget) is torch.Tensor and len(budget):
+    if type(budget) is torch.Tensor and not budget.is_cuda and len(budget):  # a GPU is not waited for
         found, place = torch.unique(budget.clamp(1, len(hidden)), return_inverse=True)
         used, budget = [n - 1 for n in found.tolist()], place + 1
     grads = [h.new_zeros(()).expand(h.shape) for h in hidden]
