@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from prestissimo import ops
 from prestissimo.nn.layers import Kernels, WideLinear
-from prestissimo.ops.linear import reference as linear_reference
 
 __all__ = ["PackedLinear", "pack_linears", "parameter_count", "plain_linears"]
 
@@ -61,9 +60,7 @@ class PackedLinear(Kernels):
         return f"{self.in_features}, {self.out_features}, {self.dtype}, bias={self.bias is not None}"
 
     def forward(self, x: Tensor) -> Tensor:
-        linear = linear_reference if self._kernels == "reference" else ops.linear
-        y: Tensor = linear(x, self.packed, self.bias)
-        return y
+        return self.linear(x, self.packed, self.bias)
 
 
 _Network = TypeVar("_Network", bound=nn.Module)

@@ -85,7 +85,7 @@ def _kernel(x: Any, quantile: float, floor: float) -> tuple[Any, Any]:
     expect_latent("dynamic_threshold", "x", x)
     B, size = x.shape[0], math.prod(x.shape[1:])
     y, levels = empty_like(x), new_empty(x, (B, 2), "float32")
-    scratch = new_empty(x, (B * max(size + 2 * -(-size // 4096), HISTOGRAM_WORDS),), "int32")
+    scratch = new_empty(x, (max(B * size + 2 * sum_blocks(x), B * HISTOGRAM_WORDS),), "int32")
     launch(_core.dynamic_threshold, x, quantile, floor, scratch, y, levels)
     return y, levels
 

@@ -66,8 +66,7 @@ class Preconditioned:
         self.sigma_data = sigma_data
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] not in (1, x.shape[0])):
-            raise ValueError(f"sigma must be [{x.shape[0]}], got {list(sigma.shape)}")
+        _expect_levels(sigma, x)
         sigma = sigma.to(x.device).expand(x.shape[0])
         return self._combine(x, self._predict(x, sigma), _wide(sigma, x))
 
@@ -107,14 +106,14 @@ class RectifiedFlow(Preconditioned):
     D = x_t − t·v (Liu et al., arXiv 2209.03003). sigma_data has no part in it."""
 
     def _combine(self, x: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
-        s = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        s = per_sample(sigma, x)
         return ((x - s * prediction) / (1 + s)).to(x.dtype)
 
     def _factors(self, level: float) -> tuple[float, float]:
         return 1 / (1 + level), -level / (1 + level)
 
     def _predict(self, x: Tensor, sigma: Tensor) -> Tensor:
-        scaled = x / (1 + _wide(sigma, x).reshape(-1, *[1] * (x.ndim - 1)))
+        scaled = x / (1 + per_sample(sigma, x))
         return self.network(scaled.to(x.dtype), sigma).to(x.dtype)
 
 
@@ -126,5 +125,16 @@ PARAMETERISATIONS: dict[str, type[Preconditioned]] = {
 }
 
 
+def _expect_levels(sigma: Tensor, x: Tensor) -> None:
+    if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] not in (1, x.shape[0])):
+        raise ValueError(f"sigma must be [{x.shape[0]}], got {list(sigma.shape)}")
+
+
 def _wide(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.to(torch.promote_types(torch.float32, x.dtype))
+
+
+def per_sample(sigma: Tensor, x: Tensor) -> Tensor:
+    """σ, scalar or (B,), as (B or 1, 1, ...) in at least the precision of float32."""
+    _expect_levels(sigma, x)
+    return _wide(sigma, x).to(x.device).reshape(-1, *[1] * (x.ndim - 1))

@@ -7,17 +7,9 @@ import torch
 from torch import Tensor
 
 from prestissimo.ops.edm_denoise import scalings as output_scalings
-from prestissimo.sampling.denoisers import Network, Preconditioned
+from prestissimo.sampling.denoisers import Network, Preconditioned, per_sample
 
 __all__ = ["denoise", "draw_sigma", "edm_loss", "scalings"]
-
-
-def _per_sample(sigma: Tensor, x: Tensor) -> Tensor:
-    """σ, scalar or (B,), as (B or 1, 1, ...) in at least the precision of float32."""
-    if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] not in (1, x.shape[0])):
-        raise ValueError(f"sigma must be [{x.shape[0]}], got {list(sigma.shape)}")
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return sigma.to(x.device, wide).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def scalings(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +39,7 @@ def edm_loss(network: Network, x0: Tensor, sigma: Tensor, noise: Tensor, sigma_d
     """
     if noise.shape != x0.shape:
         raise ValueError(f"noise must be {list(x0.shape)}, got {list(noise.shape)}")
-    s = _per_sample(sigma, x0)
+    s = per_sample(sigma, x0)
     c_in = scalings(s, sigma_data)[2]
     x = x0 + s * noise
     # (x0 − c_skip·(x0 + σ·noise))/c_out without the cancellation between x0 and c_skip·x0 at small σ
