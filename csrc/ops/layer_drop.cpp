@@ -3,13 +3,10 @@
 
 #include "../registry.h"
 #include "dispatch.h"
+#include "float_arrays.h"
 
 namespace prestissimo {
 namespace {
-
-void check_float(const Checker& check, const char* name, const Array& a, std::initializer_list<int64_t> shape) {
-  check.dtype(name, a, DType::float32).same_device(name, a).contiguous(name, a).shape(name, a, shape);
-}
 
 // The list and the budget, which both ops have.
 template <class Args>
