@@ -24,7 +24,7 @@ def test_json_holds_all_that_is_promised(capsys):
     if ops.compiled():
         assert found["kernels"]["isa"] in found["kernels"]["supported_isas"]
         assert "adaln_modulate" in found["kernels"]["ops"]
-    assert set(found["cuda"]) == {"kernels", "torch", "driver", "devices"}
+    assert set(found["cuda"]) == {"kernels", "torch", "driver", "cublaslt", "devices"}
     assert {"name": "torch", "available": True, "reason": None} in found["engines"]
     assert set(found["extras"]) >= {"plot", "bench", "data", "train", "test"}
     assert code == (1 if any(a["severity"] == "error" for a in found["advice"]) else 0)
@@ -60,7 +60,7 @@ def found():
             "build": {"openmp": True, "cuda": "13.0"},
         },
         "cpu": {"usable_cores": 2, "torch_threads": 2},
-        "cuda": {"driver": None, "torch": None, "kernels": None, "devices": []},
+        "cuda": {"driver": None, "torch": None, "kernels": None, "cublaslt": None, "devices": []},
         "extras": {"plot": {"matplotlib": True}},
     }
 
@@ -78,6 +78,7 @@ def test_nothing_is_said_where_nothing_is_missing(found):
         ({"kernels": {"build": {"openmp": False}}}, "warning", "without OpenMP", "reinstall"),
         ({"kernels": {"isa": "avx2"}}, "note", "avx2 of", "PRESTISSIMO_ISA"),
         ({"cpu": {"usable_cores": 8}}, "note", "torch uses 2 of 8 cores", "--threads"),
+        ({"cuda": {"driver": "13.0", "kernels": "13.0"}}, "note", "no cuBLASLt", "prestissimo[cuda]"),
         ({"cuda": {"driver": "13.0", "kernels": "13.0"}}, "note", "torch is a CPU build", "pytorch.org"),
         ({"cuda": {"driver": "13.0", "torch": "13.0"}}, "warning", "sees no device", "nvidia-smi"),
         ({"cuda": {"driver": "13.0", "torch": "13.0", "devices": [1]}}, "note", "built without CUDA", "nvcc"),

@@ -7,6 +7,7 @@ What this cannot show: that the library itself takes them as its documentation s
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import subprocess
 import sys
@@ -140,3 +141,31 @@ print(error.value.decode())
     )
     assert done.stdout.startswith("products on a GPU need cuBLASLt: /nowhere/libcublasLt.so was not found")
     assert "PRESTISSIMO_CUBLASLT" in done.stdout
+
+
+def test_the_wheel_is_found_where_pip_puts_it(tmp_path: Path) -> None:
+    """In a process of its own: a site-packages with nvidia/cu13/lib, and a torch that brings none."""
+    file = tmp_path / "nvidia" / "cu13" / "lib" / "libcublasLt.so.13"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (tmp_path / "torch.py").write_text("class version:\n    cuda = None\n")
+    source = Path(importlib.import_module("prestissimo.ops.cublaslt").__file__ or "")
+    code = f"""
+import os, runpy
+module = runpy.run_path({str(source)!r})
+assert str(module["cublaslt_of_wheel"]()) == {str(file)!r}
+module["name_cublaslt"]()
+print(os.environ["PRESTISSIMO_CUBLASLT"])
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "PRESTISSIMO_CUBLASLT"}
+    environment["PYTHONPATH"] = str(tmp_path)
+    for named in (None, "/elsewhere/libcublasLt.so"):
+        extra = {} if named is None else {"PRESTISSIMO_CUBLASLT": named}
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", code],
+            env=environment | extra,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == (named or str(file))

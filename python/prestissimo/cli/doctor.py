@@ -36,11 +36,15 @@ _LIBRARIES = (
 # extra: the modules that tell whether it is there
 _EXTRAS = {
     "plot": ("matplotlib",),
-    "bench": ("pytest_benchmark", "onnx", "onnxruntime", "openvino"),
+    "bench": ("pytest_benchmark", "onnx", "onnxruntime", "openvino", "entmax", "ot"),
     "data": ("librosa", "scipy", "sklearn"),
-    "train": ("tensorboard",),
+    "train": ("tensorboard", "accelerate"),
     "test": ("pytest", "hypothesis", "ruff", "mypy"),
+    "numba": ("numba",),
+    "nvtx": ("nvtx",),
+    "cupy": ("cupy",),
 }
+_FOR_A_GPU = ("nvtx", "cupy")  # extras that are not missed where there is no driver
 
 
 def doctor(
@@ -155,6 +159,7 @@ def _cuda(kernels: dict[str, Any]) -> dict[str, Any]:
         "kernels": (kernels.get("build") or {}).get("cuda"),
         "torch": None,
         "driver": _driver_version(),
+        "cublaslt": _cublaslt(),
         "devices": [],
     }
     if importlib.util.find_spec("torch") is None:
@@ -173,6 +178,16 @@ def _cuda(kernels: dict[str, Any]) -> dict[str, Any]:
                 }
             )
     return found
+
+
+def _cublaslt() -> str | None:
+    """The cuBLASLt of a toolkit or of the extra "cuda", for arrays that are not torch's; None without one."""
+    from prestissimo.ops.cublaslt import cublaslt_of_wheel
+
+    named = (
+        os.environ.get("PRESTISSIMO_CUBLASLT") or cublaslt_of_wheel() or ctypes.util.find_library("cublasLt")
+    )
+    return None if named is None else str(named)
 
 
 def _driver_version() -> str | None:
@@ -277,7 +292,15 @@ def advise(found: dict[str, Any]) -> list[dict[str, str]]:
                 f"the driver runs CUDA {cuda['driver']}, the kernels need 13",
                 "install driver 580 or later",
             )
+    if cuda["driver"] is not None and cuda["torch"] is None and cuda["cublaslt"] is None:
+        say(
+            "note",
+            "no cuBLASLt: `linear` on a GPU takes no arrays of CuPy and Numba",
+            'pip install "prestissimo[cuda]"',
+        )
     for extra, modules in found["extras"].items():
+        if extra in _FOR_A_GPU and cuda["driver"] is None:
+            continue
         absent = [module for module, there in modules.items() if not there]
         if absent:
             say("note", f"extra '{extra}': {', '.join(absent)} absent", f'pip install "prestissimo[{extra}]"')
@@ -318,7 +341,8 @@ def _print(found: dict[str, Any]) -> None:
     table.add_row(
         "CUDA",
         f"kernels {cuda['kernels'] or 'built without'}, torch {cuda['torch'] or 'built without'}, "
-        f"driver {cuda['driver'] or 'none'}, devices: {devices or 'none'}",
+        f"driver {cuda['driver'] or 'none'}, cuBLASLt beside torch's {cuda['cublaslt'] or 'none'}, "
+        f"devices: {devices or 'none'}",
     )
     for engine in found["engines"]:
         table.add_row(
