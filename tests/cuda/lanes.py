@@ -197,6 +197,6 @@ class Record:
         """How many tests there are of a unit: one a case, for PTX one more for its coverage."""
         if unit == PLANTED:
             bugs = importlib.import_module("tests.cuda.planted").BUGS
-            return sum(len(bug.caught_by) for bug in bugs)
+            return sum(len(bug.caught_by) + len(bug.missed_by) for bug in bugs)
         op, lane = unit.split("/")
         return len(cases_of(op).CASES) + lane.startswith("ptx")

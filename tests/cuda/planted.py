@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bugs planted into copies of the kernels' sources, and which lanes must catch them: tests of the testers.
 
-A lane is plain, asan or race (the host lane's builds) or ptx. `late` and `early` say when cp.async copies land. A lane
-that is not named for a bug may miss it, for a reason that the bug's note gives where it is not plain.
+A lane is plain, asan or race (the host lane's builds) or ptx. `late` and `early` say when cp.async copies land;
+`ordered` has the threads of a block run in turn, `level` no warp ahead of the others. A lane that is not named for a
+bug may miss it, for a reason that the bug's note gives where it is not plain; where the reason is the schedule, the
+lane is named in `missed_by` and must miss it: that is why there are others.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ class Bug:
     old: str
     new: str
     case: Any
-    caught_by: tuple[str, ...]  # lane, or lane-late and lane-early
+    caught_by: tuple[str, ...]  # lane, or lane-late, lane-early, lane-early-ordered, ...
     note: str = ""
+    missed_by: tuple[str, ...] = ()
+    silent_in: tuple[str, ...] = ()  # of caught_by: a checker alone notices, the results are right
 
     @property
     def op(self) -> str:
@@ -96,6 +100,14 @@ BUGS = [
         "ptx: the two are one barrier of the block since sm_70",
     ),
     Bug(
+        "half a warp waits at a barrier for what the other half shuffles",
+        _REDUCE,
+        "  __syncthreads();\n#pragma unroll\n",
+        "  if (lane < 16) __syncthreads();\n#pragma unroll\n",
+        _rows(1536, backward=False),
+        ("plain", "asan", "ptx"),
+    ),
+    Bug(
         "half a warp shuffles under a full mask",
         _REDUCE,
         "for (int i = 0; i < N; ++i) v[i] = warp_sum(v[i]);\n  if (warps == 1)",
@@ -143,6 +155,7 @@ BUGS = [
         probes.Case("attention", 97),
         ("plain-late", "asan-late", "race-late", "race-early", "ptx-late", "ptx-early"),
         "plain and asan early: the bytes are there by luck",
+        missed_by=("plain-early", "asan-early"),
     ),
     Bug(
         "no barrier before a buffer is filled again",
@@ -150,8 +163,13 @@ BUGS = [
         "    __syncthreads();  // this buffer is free for the tile after next\n",
         "",
         probes.Case("attention", 134),
-        ("plain-early", "race-late", "race-early", "ptx-late", "ptx-early"),
-        "plain late and asan late: the old bytes are read before the new ones land",
+        (
+            *("plain-early", "asan-early", "ptx-late", "ptx-early"),
+            *("race-late", "race-early", "race-late-ordered", "race-early-ordered"),
+        ),
+        "plain and asan late: the old bytes are read before the new ones land; early without a warp far ahead: too",
+        missed_by=("plain-late", "asan-late", "plain-early-ordered", "plain-early-level"),
+        silent_in=("ptx-late", "ptx-early"),
     ),
     Bug(
         "no warp barrier between plain stores and ldmatrix",
@@ -193,9 +211,9 @@ _OTHER_TYPES = (
 )
 
 
-def planted_source(bug: Bug, lane: str) -> tuple[Path, Path]:
-    """(the .cuh to compile, the csrc folder beside it): copies with the bug in them."""
-    folder = toolchain.CACHE / "planted" / "".join(c if c.isalnum() else "-" for c in f"{bug.name} {lane}")
+def planted_source(bug: Bug) -> tuple[Path, Path]:
+    """(the .cuh to compile, the csrc folder beside it): copies with the bug in them, the same for every lane."""
+    folder = toolchain.CACHE / "planted" / "".join(c if c.isalnum() else "-" for c in bug.name)
     csrc = folder / "csrc"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("cpu"))
@@ -223,15 +241,16 @@ def _replace_once(text: str, old: str, new: str, name: str) -> str:
 
 def run(bug: Bug, lane: str, planner: HostDevice) -> Outcome:
     """The bug's case in one lane; a sanitizer's report counts as a finding."""
-    kind, _, landing = lane.partition("-")
-    late = landing != "early"
-    source, csrc = planted_source(bug, lane)
+    kind, *how = lane.split("-")
+    late = "early" not in how
+    source, csrc = planted_source(bug)
     module = {"probes": probes, "adaln_modulate": adaln_modulate}[bug.op]
     if kind == "ptx":
         text = toolchain.ptx(source, 80, csrc)
         return module.run(bug.case, PtxDevice(Module(text), Options(cp_async_late=late)), planner)
     executable = toolchain.worker(kind, [source], csrc, optimise=False)
-    with HostDevice(executable, HostOptions(cp_async_late=late)) as device:
+    order = HostOptions(shuffle="ordered" not in how, skew="level" not in how, cp_async_late=late)
+    with HostDevice(executable, order) as device:
         try:
             return module.run(bug.case, device, planner)
         except SanitizerError as report:
