@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -64,3 +66,22 @@ def test_layers_that_nobody_left_at_have_no_gradient() -> None:
     assert [bool(g.any()) for g in grads] == [False, True, False, True]
     assert [g.stride() == (0, 0, 0) for g in grads] == [True, False, True, False]  # no memory for them
     assert torch.equal(grads[1][0], torch.zeros(5, 8))
+
+
+def test_budgets_that_are_not_on_the_cpu_are_not_read() -> None:
+    """Reading them would wait for a GPU; the reference brings them into range, as the kernels do."""
+    layer_drop = importlib.import_module("prestissimo.ops.layer_drop")
+    elsewhere = [h.to("meta") for h in hidden_states()]
+    layer_drop._check_values(elsewhere, torch.empty(3, dtype=torch.int64, device="meta"), None)
+    hidden = [h.double() for h in hidden_states()]
+    wrong, right = torch.tensor([0, 9, -3]), torch.tensor([1, 4, 1])
+    target = torch.full((3,), 2.0, dtype=torch.float64)
+    for one, two in zip(
+        layer_drop._reference(hidden, wrong, target),
+        layer_drop._reference(hidden, right, target),
+        strict=True,
+    ):
+        assert torch.equal(one, two)
+    dout, statistics = hidden[0].flip(0), layer_drop._reference(hidden, right, target)[2]
+    gradients = [layer_drop.backward_reference(hidden, b, dout, target, statistics) for b in (wrong, right)]
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
