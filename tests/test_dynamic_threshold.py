@@ -78,3 +78,25 @@ def test_a_gradient_that_cancels_keeps_its_digits() -> None:
     pulled = order[[int(0.9 * 19999), int(0.9 * 19999) + 1]]
     error = (leaf.grad.double() - exact.grad)[0, pulled].abs().max()
     assert error <= 2.0**-24 * dy[0, pulled].abs().max()
+
+
+@pytest.mark.parametrize("floor", [0.0, -1.0, 1e-50, 1e39, float("inf"), float("nan")])
+def test_a_floor_that_is_no_positive_finite_float32(floor: float) -> None:
+    x = normal(8)
+    for each in (x, x.double(), x.numpy()):
+        with pytest.raises(
+            ValueError, match="dynamic_threshold: floor must be positive and finite as float32"
+        ):
+            ops.dynamic_threshold(each, 0.9, floor)
+    scratch, levels = torch.empty(op.HISTOGRAM_WORDS, dtype=torch.int32), torch.empty(1, 2)
+    with pytest.raises(ValueError, match="dynamic_threshold: floor must be positive and finite as float32"):
+        _core.dynamic_threshold(x, 0.9, floor, scratch, torch.empty_like(x), levels)
+
+
+@pytest.mark.parametrize("floor", [op.LEAST_FLOOR, op.MOST_FLOOR])
+def test_the_least_and_the_largest_floor(floor: float) -> None:
+    x = normal(8)
+    _, levels = op.reference(x, 0.9, floor)
+    y = ops.dynamic_threshold(x, 0.9, floor)
+    assert torch.isfinite(y).all()
+    assert bool((y.abs() < 1).all()) == (floor > levels.max())

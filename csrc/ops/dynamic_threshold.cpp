@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dynamic_threshold.h"
 
+#include <limits>
+
 #include "../registry.h"
 #include "dispatch.h"
 
@@ -9,7 +11,9 @@ namespace {
 
 void check_numbers(const char* op, double quantile, double floor) {
   if (!(quantile >= 0 && quantile <= 1)) fail(op, "quantile must be in [0, 1], got " + std::to_string(quantile));
-  if (!(floor > 0)) fail(op, "floor must be positive, got " + std::to_string(floor));
+  const auto as_float = static_cast<float>(floor);
+  if (!(as_float > 0 && as_float < std::numeric_limits<float>::infinity()))
+    fail(op, "floor must be positive and finite as float32, got " + std::to_string(floor));
 }
 
 uint32_t* scratch_words(const Checker& check, const Array& scratch, int64_t words) {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HISTOGRAM_WORDS = 6144  # kHistogramWords of csrc/ops/dynamic_threshold.h, where `scratch` is explained
 BLOCK_WORDS = 6  # kBlockWords
+LEAST_FLOOR, MOST_FLOOR = 2.0**-149, 2.0**128 - 2.0**104  # of positive finite float32
 
 
 def dynamic_threshold(x: Any, quantile: float = 0.995, floor: float = 1.0) -> Any:
@@ -25,7 +26,7 @@ def dynamic_threshold(x: Any, quantile: float = 0.995, floor: float = 1.0) -> An
     Args:
         x: [B, ...], float32, bfloat16 or float16 (float64 runs through the reference).
         quantile: in [0, 1].
-        floor: the least s, positive: samples within it stay as they are but for the scale.
+        floor: the least s, positive and finite as float32: samples within it stay as they are but for the scale.
 
     Returns:
         Shape, dtype and kind (torch, NumPy, …) of x. Differentiable in x, through s too.
@@ -71,8 +72,8 @@ def reference(x: Tensor, quantile: float = 0.995, floor: float = 1.0) -> tuple[T
 def _check_numbers(quantile: float, floor: float) -> None:
     if not 0 <= quantile <= 1:
         raise ValueError(f"dynamic_threshold: quantile must be in [0, 1], got {quantile}")
-    if not 0 < floor < math.inf:
-        raise ValueError(f"dynamic_threshold: floor must be positive and finite, got {floor}")
+    if not LEAST_FLOOR <= floor <= MOST_FLOOR:
+        raise ValueError(f"dynamic_threshold: floor must be positive and finite as float32, got {floor}")
 
 
 def _check(x: Any, quantile: float, floor: float) -> None:
