@@ -3,9 +3,9 @@
 // low = |x|[floor r],  high = |x|[floor r + 1],  s = max(floor, low + f (high - low))
 // y = clip(x, -s, s) / s:  x / s inside, sign(x) where |x| > s
 //
-// Backward: dx = dy / s inside, 0 outside; where s > floor it moves with two elements, those of ranks floor r and
-// floor r + 1 (of equal ones in their order of position): they get (1 - f) ds sign(x) and f ds sign(x) besides, with
-// ds = -sum of dy x / s^2 over the inside.
+// Backward: dx = dy / s inside, 0 outside; unless low + f (high - low) < floor, s moves with two elements, those of
+// ranks floor r and floor r + 1 (of equal ones in their order of position): they get (1 - f) ds sign(x) and f ds
+// sign(x) besides, with ds = -sum of dy x / s^2 over the inside.
 //
 // Order is that of the bits of |x| as float32: NaN comes last.
 #pragma once

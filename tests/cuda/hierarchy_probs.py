@@ -41,19 +41,28 @@ class Case:
     S: int
     C: int
     dtype: str = "float32"
+    peaks: bool = (
+        False  # each row has one logit e^120 above the others; parents that lie outside the classes too
+    )
 
     def __str__(self) -> str:
-        return f"{self.N}x{self.S}of{self.C}-{self.dtype}"
+        return f"{self.N}x{self.S}of{self.C}-{self.dtype}" + "-peaks" * self.peaks
 
 
 def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     rng = np.random.default_rng(zlib.crc32(str(case).encode()))
     dtype, N, S, C = DTYPES[case.dtype], case.N, case.S, case.C
     x, z = (inputs(rng, (N, n), dtype, 0.7, 1.5).clamp(-20, 20) for n in (S, C))
+    if case.peaks:
+        for logits in (x, z):
+            logits.fill_(-60.0)[range(N), rng.integers(0, logits.shape[1], N)] = 60.0
     dout = inputs(rng, (N, S), dtype, 0.3)
     parents = torch.from_numpy((rng.random(S) ** 2 * C).astype(np.int64))
     ordered, order = parents.sort(stable=True)
     first = torch.searchsorted(ordered, torch.arange(C + 1))
+    given = (
+        torch.where(parents == 0, -1, torch.where(parents == C - 1, C, parents)) if case.peaks else parents
+    )
 
     def rows(values: torch.Tensor) -> int:
         """NaN between the rows."""
@@ -67,7 +76,7 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     out, dx = (Buffer.empty(device, N * S * dtype.itemsize) for _ in range(2))
     dz = Buffer.empty(device, N * C * dtype.itemsize)
     args = Args(
-        *(rows(x), rows(z), S + PITCH, C + PITCH, N, S, C, integers(parents), out.address),
+        *(rows(x), rows(z), S + PITCH, C + PITCH, N, S, C, integers(given), out.address),
         DTYPE_CODES[case.dtype],
     )
     findings = run_plan(device, planner, "hierarchy_probs", args)
@@ -100,4 +109,5 @@ CASES = [
     Case(3, 7, 3, "float16"),
     Case(1, 1, 1),
     Case(4, 130, 2, "bfloat16"),
+    *(Case(6, 300, 140, dtype, peaks=True) for dtype in DTYPES),
 ]

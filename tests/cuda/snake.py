@@ -77,7 +77,9 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     rows, columns = (T, C) if case.last else (C, T)
     x, dy = (inputs(rng, (B, rows, columns), dtype, mean=m) for m in (0.5, 0.3))
     alpha, beta = (
-        (inputs(rng, (C,), dtype, spread=0.4).clamp(-1, 1) + (0 if case.log else 1.5)).to(dtype).double()
+        (inputs(rng, (C,), dtype, spread=0.4).clamp(-1, 1) * 2.5**case.log + 1.5 * (not case.log))
+        .to(dtype)
+        .double()
         for _ in range(2)
     )
 
@@ -129,7 +131,7 @@ def _sweep() -> list[Case]:
     for d, dtype in enumerate(DTYPES):
         lanes = 16 // DTYPES[dtype].itemsize
         cases += [
-            Case(2, lanes, 65, dtype, last=True),
+            Case(5, lanes, 65, dtype, last=True),
             Case(1, 33 * lanes, 3, dtype, last=True, log=False, pitch=lanes),
             Case(1, 7, 70, dtype, last=True),
             Case(1, 259, 2, dtype, last=True, log=False),

@@ -82,10 +82,12 @@ class Lists:
 
 
 def sweep(options: int) -> list[Case]:
-    """Every kernel on whole vectors and without, blocks and one element less and more; full groups."""
+    """Every kernel on whole vectors and without, blocks and one element less and more, tensors that end in each of the
+    steps of a block's threads (256 elements, with vectors 1024 or 2048); two tensors, and full groups."""
+    ends = tuple(256 * k + 8 for k in range(BLOCK // 256))
     cases = []
     for d, dtype in enumerate(DTYPE_CODES):
-        lists = ((1,), (8, 3, 4096, 5), (4095, 4097, 16), (24, 8191, 7))
+        lists = ((1,), (8, 3, 4096, 5), (4095, 4097, 16, 1032, 2056, 3080), (24, 8191))
         cases += [Case(sizes, dtype, (d + i) % options) for i, sizes in enumerate(lists)]
-        cases.append(Case((40, 4099, 2), dtype, d % options, misalign=1))
+        cases.append(Case((4099, *ends), dtype, d % options, misalign=1))
     return [*cases, Case(tuple(range(1, MOST + 1)), option=0)]
