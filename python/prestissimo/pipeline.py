@@ -19,7 +19,7 @@ from prestissimo import ops
 from prestissimo.engines import ENGINES, Engine
 from prestissimo.models.config import ModelConfig, bundled_models, load_model
 from prestissimo.nn import DiT, MelCodec, TextContext, TextEncoder, pack_linears, plain_linears
-from prestissimo.request import Request, per_item, seeds_for
+from prestissimo.request import Request, per_item, seeds_for, tempo_in
 from prestissimo.sampling import SAMPLERS, STOCHASTIC, Denoiser, classifier_free, karras, latent_noise
 from prestissimo.stages import Stages
 
@@ -115,6 +115,8 @@ class Pipeline:
     def resolve(self, request: Request) -> Request:
         """The request with this model's defaults; raises ValueError for what the model cannot do."""
         sampling = self.config.sampling
+        if request.bpm is not None and "tempo" not in self.dit.config.conditions:
+            raise ValueError(f"bpm: the model {self.name!r} takes no tempo; name it in the prompt")
         return request.resolved(
             steps=sampling.steps,
             guidance=sampling.guidance,
@@ -137,17 +139,19 @@ class Pipeline:
         sampler: str | None = None,
         init_audio: Any = None,
         init_strength: float = 0.7,
+        bpm: float | Sequence[float | None] | None = None,
         output_type: str = "audio",
         callback_on_step_end: EndOfStep | None = None,
     ) -> Tensor | list[Tensor]:
         """Music for one prompt or several.
 
-        seconds (without: 12, or the length of init_audio), negative_prompt, seed and generator: one for all,
-        or one per item (per prompt for the first two). One seed for several items counts up: seed, seed + 1,
-        ...; without seed and generator it is random. latents: unit-variance starting noise, (C, T) or
-        (B, C, T), in place of the seed's. init_audio: (2, N) at `sample_rate` to start from, left the further
-        the nearer init_strength is to 1. callback_on_step_end: `f(pipe, step, sigma, {"latents": x})`;
-        "latents" in a dictionary that it returns replaces x, and an exception from it ends the run.
+        seconds (without: 12, or the length of init_audio), negative_prompt, bpm, seed and generator: one for all,
+        or one per item (per prompt for the first three). One seed for several items counts up: seed, seed + 1,
+        ...; without seed and generator it is random. latents: unit-variance starting noise, (C, T) or (B, C, T),
+        in place of the seed's. bpm: tempo, in place of one that the prompt names. init_audio: (2, N) at
+        `sample_rate` to start from, left the further the nearer init_strength is to 1. callback_on_step_end:
+        `f(pipe, step, sigma, {"latents": x})`; "latents" in a dictionary that it returns replaces x, and an
+        exception from it ends the run.
 
         Returns float32 (2, N) in the range of about [-1, 1], N = round(seconds * sample_rate), or with
         output_type "latent" (C, T); a list of them, prompt by prompt, unless prompt is a string and
@@ -168,6 +172,7 @@ class Pipeline:
             seconds = 12.0 if init_audio is None else init_audio.shape[1] / self.sample_rate
         lengths = per_item("seconds", seconds, len(prompts))
         negatives = per_item("negative_prompt", negative_prompt, len(prompts))
+        tempi = per_item("bpm", bpm, len(prompts))
         seeds = seeds_for(seed, generator, count)
         requests = [
             self.resolve(
@@ -180,6 +185,7 @@ class Pipeline:
                     negative_prompt=negatives[i // each],
                     sampler=sampler,
                     init_strength=init_strength,
+                    bpm=tempi[i // each],
                 )
             )
             for i in range(count)
@@ -290,19 +296,37 @@ class Pipeline:
         """D of the prompt, guided away from the negative prompt or from no text."""
         assert request.guidance is not None
         sampling = self.config.sampling
-        seconds = torch.tensor([request.seconds], device=self.device)
         context = self._context(request.prompt)
         trained = (sampling.sigma_data, sampling.parameterisation)
-        conditional = self.engine.prepare(self.dit, context, seconds, *trained)
+        wanted = self._conditions(request)
+        conditional = self.engine.prepare(self.dit, context, wanted, *trained)
         if request.guidance == 1:
             if request.negative_prompt:
                 log.warning("negative_prompt has no effect where guidance_scale is 1")
             return conditional
         away = self._context(request.negative_prompt) if request.negative_prompt else self.dit.null_context()
-        both = self.engine.prepare(self.dit, TextContext.cat([context, away]), seconds.expand(2), *trained)
+        # Guidance is away from no tempo too, so that it strengthens the beat as it does the text.
+        unsaid = {**wanted, **self._tempo(None, request)}
+        stacked = {name: torch.cat([wanted[name], unsaid[name]]) for name in wanted}
+        both = self.engine.prepare(self.dit, TextContext.cat([context, away]), stacked, *trained)
         return classifier_free(
             conditional, both, request.guidance, rescale=sampling.rescale, interval=sampling.interval
         )
+
+    def _conditions(self, request: Request) -> dict[str, Tensor]:
+        """All conditions but the noise level, of one item."""
+        seconds = torch.tensor([request.seconds], device=self.device)
+        bpm = tempo_in(request.prompt) if request.bpm is None else request.bpm
+        return {"seconds": seconds, **self._tempo(bpm, request)}
+
+    def _tempo(self, bpm: float | None, request: Request) -> dict[str, Tensor]:
+        """tempo (1,) and the beat of every latent (1, T), from beat 0 at the start, as far as the model knows them."""
+        config, (_, T) = self.codec.config, self._shape(request)
+        seconds = torch.arange(T, device=self.device) * (config.hop / config.sample_rate)
+        tempo = torch.full((1,), bpm or 0.0, device=self.device)
+        beats = (seconds * (bpm / 60 if bpm else float("nan")))[None]
+        known = {"tempo": tempo, "beats": beats}
+        return {name: value for name, value in known.items() if name in self.dit.config.conditions}
 
     def _encoded(self, audio: Tensor, samples: int) -> Tensor:
         """Latents (1, C, T) of the first `samples` samples, silence behind them where there are fewer."""

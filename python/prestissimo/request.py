@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["MAX_PROMPT_CHARACTERS", "MAX_STEPS", "Request", "item_seeds", "per_item", "seeds_for"]
+__all__ = ["MAX_PROMPT_CHARACTERS", "MAX_STEPS", "Request", "item_seeds", "per_item", "seeds_for", "tempo_in"]
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_STEPS = 1000
 SEED_LIMIT = 2**63
+SLOWEST, FASTEST = 30.0, 300.0
+_MINUTE = r"(?:bpm\b|beats?[\s-]+(?:per|a|to the)[\s-]+minute\b)"
+_TEMPO = re.compile(rf"(?<![\d.])(\d{{2,3}}(?:\.\d{{1,3}})?)[\s-]*{_MINUTE}", re.IGNORECASE)
 
 
 def _text(value: Any, name: str) -> str:
@@ -48,7 +52,8 @@ class Request:
 
     seconds: length; steps: sampling steps; guidance: classifier-free guidance scale w, D = D_neg + w (D_pos -
     D_neg), 1 for none; seed: key of the noise, 0 <= seed < 2^63; init_strength: 0 < s <= 1, the share of the
-    schedule that the initial audio is put through, 1 starting from noise that drowns it.
+    schedule that the initial audio is put through, 1 starting from noise that drowns it; bpm: tempo in beats per
+    minute, 30 to 300, the first beat at the start; None: what the prompt says, if anything.
 
     The constructor raises TypeError or ValueError naming the field.
     """
@@ -61,6 +66,7 @@ class Request:
     negative_prompt: str | None = None
     sampler: str | None = None
     init_strength: float = 0.7
+    bpm: float | None = None
 
     def __post_init__(self) -> None:
         if not _text(self.prompt, "prompt").strip():
@@ -80,6 +86,10 @@ class Request:
         strength = _number(self.init_strength, "init_strength")
         if not 0 < strength <= 1:
             raise ValueError(f"init_strength must be above 0 and at most 1, got {strength:g}")
+        if self.bpm is not None:
+            object.__setattr__(self, "bpm", _number(self.bpm, "bpm"))
+            if not SLOWEST <= self.bpm <= FASTEST:
+                raise ValueError(f"bpm must be {SLOWEST:g} to {FASTEST:g}, got {self.bpm:g}")
 
     def resolved(
         self, *, steps: int, guidance: float, sampler: str, samplers: tuple[str, ...], max_seconds: float
@@ -96,6 +106,17 @@ class Request:
             guidance=guidance if self.guidance is None else self.guidance,
             sampler=chosen,
         )
+
+
+def tempo_in(prompt: str) -> float | None:
+    """The tempo that a prompt names, in beats per minute; None where it names none, or one that no music has.
+
+    >>> tempo_in("house music at 124 BPM"), tempo_in("a waltz, 90 beats per minute"), tempo_in("music of 1980")
+    (124.0, 90.0, None)
+    """
+    match = _TEMPO.search(prompt)
+    bpm = float(match[1]) if match else 0.0
+    return bpm if SLOWEST <= bpm <= FASTEST else None
 
 
 def item_seeds(seed: int, count: int) -> list[int]:

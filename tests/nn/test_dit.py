@@ -89,6 +89,41 @@ def test_adding_a_condition_changes_no_bit(names: tuple[str, ...]) -> None:
     assert grad.abs().max() > 0
 
 
+def in_time(config: DiTConfig = SMALL) -> DiT:
+    return trained(dataclasses.replace(config, conditions=("sigma", "seconds", "beats")))
+
+
+def test_beats_change_nothing_until_trained_nor_where_unknown() -> None:
+    x, conditions, text, mask = inputs()
+    beats = torch.arange(7.0).expand(2, 7) / 3
+    plain = trained()
+    assert torch.equal(
+        plain(x, conditions, text, mask),
+        plain.with_conditions("beats")(x, {**conditions, "beats": beats}, text, mask),
+    )
+    dit = in_time()
+    unknown = dit(x, {**conditions, "beats": torch.full((1, 7), torch.nan)}, text, mask)
+    half = dit(
+        x, {**conditions, "beats": beats.where(torch.tensor([[True], [False]]), torch.nan)}, text, mask
+    )
+    known = dit(x, {**conditions, "beats": beats}, text, mask)
+    assert torch.equal(half[1], unknown[1])
+    assert torch.equal(half[0], known[0])
+    assert not torch.allclose(known, unknown, atol=1e-3)
+
+
+def test_beats_count_in_bars_of_four() -> None:
+    x, conditions, text, mask = inputs()
+    dit, beats = in_time(), torch.arange(7.0)[None] / 3
+    y = dit(x, {**conditions, "beats": beats}, text, mask)
+    assert torch.allclose(y, dit(x, {**conditions, "beats": beats + 400}, text, mask), atol=1e-3)
+    assert not torch.allclose(y, dit(x, {**conditions, "beats": beats + 1}, text, mask), atol=1e-3)
+    paired = in_time(dataclasses.replace(SMALL, latents_per_token=2))
+    assert paired(x, {**conditions, "beats": beats}, text, mask).shape == x.shape
+    with pytest.raises(ValueError, match=r"beats must be \[2, 7\], got \[1, 6\]"):
+        dit(x, {**conditions, "beats": beats[:, :6]}, text, mask)
+
+
 def test_hidden_states() -> None:
     dit = trained()
     x, conditions, text, mask = inputs()

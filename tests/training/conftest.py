@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from prestissimo.data.beats import Beats
 from prestissimo.models.text import load_text_encoder
 from prestissimo.nn import DiTConfig, TextEncoder
 from prestissimo.training.dit import DiTTraining
@@ -32,6 +33,10 @@ class FakeCaptions:
 
     def tags(self, track_id: str, start: float, seconds: float) -> Sequence[str]:
         return TAGS.get(track_id, ("calm",))
+
+    def beats(self, track_id: str, start: float, seconds: float) -> Beats:
+        """The fast track is in time; of the calm ones only the tempo is known."""
+        return Beats(120.0, (-2 * start) % 1.0) if track_id == "p/fast" else Beats(60.0, float("nan"))
 
 
 def write_latents(folder: Path, frames: int = 200) -> None:

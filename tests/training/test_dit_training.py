@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prestissimo.data.analysis import Measures
 from prestissimo.data.attributes import TAGS, WindowAttributes, write_windows
+from prestissimo.data.beats import Beats
 from prestissimo.data.captions import CaptionStore
 from prestissimo.data.store import StoredTrack
 from prestissimo.models.checkpoint import load_checkpoint
@@ -62,6 +63,20 @@ def test_a_batch_is_stretches_of_captioned_training_tracks(latents: Path, captio
             )
             track = next(t for t in tracks if t["offset"] <= at <= t["offset"] + t["frames"] - T)
             assert text.split()[0] == captions.tags(track["id"], 0, 6)[0]
+
+
+def test_beats_go_on_at_the_tempo_and_stay_unknown_where_they_are(latents: Path, captions: Captions) -> None:
+    windows, first = LatentWindows(latents, captions), set()
+    for step in range(6):
+        batch = windows.batch(step, LENGTHS)
+        B, _, T = batch.latents.shape
+        assert batch.beats.shape == (B, T)
+        fast = torch.tensor([text.startswith("fast") for text in batch.captions])
+        assert batch.tempo.tolist() == [120.0 if f else 60.0 for f in fast]
+        assert torch.equal(batch.beats.isnan(), ~fast[:, None].expand(B, T))
+        assert batch.beats[fast].diff(dim=1).numpy() == pytest.approx(2 * 4096 / 44100, abs=1e-4)
+        first.update(batch.beats[fast][:, 0].floor().tolist())
+    assert first == {0.0, 1.0, 2.0, 3.0}  # any beat of a bar
 
 
 def test_lengths_keep_their_shares_and_the_tokens() -> None:
@@ -147,21 +162,26 @@ def test_the_share_of_dropped_texts(
     shown: list[Tensor] = []
     full: list[Tensor] = []
 
-    def network(model: Any, batch: Any, text: Tensor, mask: Tensor) -> Any:
+    told: list[Tensor] = []
+
+    def network(model: Any, batch: Any, text: Tensor, mask: Tensor, in_time: Tensor) -> Any:
         shown.append(mask)
+        told.append(in_time)
         full.append(text_encoder.encode(batch.captions).mask)
         return lambda x, sigma: x
 
     kept: dict[str, Any] = {}
     monkeypatch.setattr(dit_module, "_network", network)
     monkeypatch.setattr(dit_module, "train", lambda model, loss_of, *rest: kept.update(loss_of=loss_of))
-    settings = replace(config, lengths=replace(LENGTHS, tokens=1600), drop_text=0.25)
+    settings = replace(config, lengths=replace(LENGTHS, tokens=1600), drop_text=0.25, drop_tempo=0.5)
     train_dit(settings, latents, captions, text_encoder, tmp_path)
     for step in range(12):
         kept["loss_of"](step)
     empty = torch.cat([~mask.any(1) for mask in shown])
     assert len(empty) > 500
     assert float(empty.float().mean()) == pytest.approx(0.25, abs=0.05)
+    assert not torch.cat(told)[empty].any()  # a dropped text takes the tempo with it
+    assert float(torch.cat(told)[~empty].float().mean()) == pytest.approx(0.5, abs=0.05)
     for mask, whole in zip(shown, full, strict=True):
         assert torch.equal(mask[mask.any(1)], whole[mask.any(1)])
 
@@ -189,6 +209,9 @@ class Mortal:
 
     def tags(self, track_id: str, start: float, seconds: float) -> Sequence[str]:
         return self.captions.tags(track_id, start, seconds)
+
+    def beats(self, track_id: str, start: float, seconds: float) -> Beats:
+        return self.captions.beats(track_id, start, seconds)
 
     def text(self, track_id: str, start: float, seconds: float, rng: np.random.Generator) -> str:
         self.left -= 1

@@ -103,6 +103,7 @@ def dit(
     """
     import torch
 
+    from prestissimo.data.beats import BeatGrid
     from prestissimo.data.captions import CaptionStore
     from prestissimo.data.store import FeatureStore
     from prestissimo.models.text import load_text_encoder
@@ -123,7 +124,10 @@ def dit(
     if threads is not None:
         torch.set_num_threads(threads)
     store = FeatureStore(folders["data"])
-    captions = StoredCaptions(CaptionStore(store) if windows is None else CaptionStore(store, windows))
+    captions = StoredCaptions(
+        CaptionStore(store) if windows is None else CaptionStore(store, windows),
+        BeatGrid(store) if "beats" in settings.model.conditions else None,
+    )
     text_encoder = load_text_encoder(base)
     weights = None if init is None else _weights(init, settings)
     if known:

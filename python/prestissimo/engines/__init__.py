@@ -7,6 +7,7 @@ sampling stay outside. A new engine is one file with one class, named in `ENGINE
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -28,9 +29,15 @@ class Engine(Protocol):
         ...
 
     def prepare(
-        self, network: DiT, context: TextContext, seconds: Tensor, sigma_data: float, parameterisation: str
+        self,
+        network: DiT,
+        context: TextContext,
+        conditions: Mapping[str, Tensor],
+        sigma_data: float,
+        parameterisation: str,
     ) -> Denoiser:
-        """The denoiser D(x (B, C, T), sigma (B,)) of B prompts (`context`) and their seconds (B,)."""
+        """The denoiser D(x (B, C, T), sigma (B,)) of B prompts (`context`) and all conditions but sigma: what
+        `DiT.forward` takes."""
         ...
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor
@@ -22,9 +23,14 @@ class TorchEngine:
         return None
 
     def prepare(
-        self, network: DiT, context: TextContext, seconds: Tensor, sigma_data: float, parameterisation: str
+        self,
+        network: DiT,
+        context: TextContext,
+        conditions: Mapping[str, Tensor],
+        sigma_data: float,
+        parameterisation: str,
     ) -> Denoiser:
         def predict(x: Tensor, sigma: Tensor) -> Tensor:
-            return cast(Tensor, network(x, {"sigma": sigma, "seconds": seconds}, context))
+            return cast(Tensor, network(x, {"sigma": sigma, **conditions}, context))
 
         return PARAMETERISATIONS[parameterisation](predict, sigma_data)

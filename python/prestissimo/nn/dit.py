@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prestissimo.nn.attention import CrossAttention, SelfAttention
-from prestissimo.nn.layers import CONDITIONS, Kernels, ScalarEmbedding, SwiGLU, WideLinear
+from prestissimo.nn.layers import (
+    CONDITIONS,
+    TIMED,
+    BeatEmbedding,
+    Kernels,
+    ScalarEmbedding,
+    SwiGLU,
+    WideLinear,
+)
 from prestissimo.nn.rope import rope_tables
 
 __all__ = ["DiT", "DiTConfig", "TextContext"]
@@ -25,8 +33,8 @@ class DiTConfig:
 
     latent_channels: C of the latent (B, C, T); latents_per_token: neighbouring latents that share one token;
     ff_inner: inner width of SwiGLU; text_dim: width of the text states; conditions: names out of
-    `layers.CONDITIONS`; features: sines and cosines per condition; norm: "layer" or "rms";
-    rope_dim: rotated dims of each head (None: all).
+    `layers.CONDITIONS` and `layers.TIMED`; features: sines and cosines per scalar condition; norm: "layer" or
+    "rms"; rope_dim: rotated dims of each head (None: all).
     """
 
     latent_channels: int
@@ -64,9 +72,9 @@ class DiTConfig:
             raise ValueError(f"rope_base must be a finite number above 1, got {self.rope_base!r}")
         if self.rope_dim is not None and not (0 < self.rope_dim <= self.head_dim and self.rope_dim % 2 == 0):
             raise ValueError(f"rope_dim must be even and in 2..{self.head_dim}, got {self.rope_dim!r}")
-        unknown = [name for name in self.conditions if name not in CONDITIONS]
-        if unknown or len(set(self.conditions)) != len(self.conditions):
-            raise ValueError(f"conditions must be of {sorted(CONDITIONS)}, each once, got {self.conditions}")
+        known = {*CONDITIONS, *TIMED}
+        if not known.issuperset(self.conditions) or len(set(self.conditions)) != len(self.conditions):
+            raise ValueError(f"conditions must be of {sorted(known)}, each once, got {self.conditions}")
 
     @property
     def head_dim(self) -> int:
@@ -167,7 +175,10 @@ class DiT(Kernels):
         width, token = config.width, config.latent_channels * config.latents_per_token
         self.embed = nn.Linear(token, width)
         self.conditions = nn.ModuleDict(
-            {name: ScalarEmbedding(name, width, config.features) for name in config.conditions}
+            {
+                name: BeatEmbedding(width) if name in TIMED else ScalarEmbedding(name, width, config.features)
+                for name in config.conditions
+            }
         )
         self.null_text = nn.Parameter(torch.zeros(config.text_dim))
         self.text = nn.Linear(config.text_dim, width)
@@ -188,14 +199,14 @@ class DiT(Kernels):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.null_text, std=0.02)
         for embedding in self.conditions.values():
-            nn.init.zeros_(cast(ScalarEmbedding, embedding).linear.weight)
+            nn.init.zeros_(cast("ScalarEmbedding | BeatEmbedding", embedding).linear.weight)
         for block in self.blocks:
             nn.init.zeros_(cast(DiTBlock, block).cross_attention.out.weight)
         for layer in (self.modulation, self.out):
             nn.init.zeros_(layer.weight)
 
     def with_conditions(self, *names: str) -> DiT:
-        """A copy that knows further scalar conditions; equal outputs until it is trained on them."""
+        """A copy that knows further conditions; equal outputs until it is trained on them."""
         config = replace(self.config, conditions=(*self.config.conditions, *names))
         wider = DiT(config, self.kernels).to(self.null_text)
         wider.load_state_dict({**wider.state_dict(), **self.state_dict()})
@@ -238,12 +249,21 @@ class DiT(Kernels):
         with torch.autocast(pooled.device.type, enabled=False):
             c = self.pooled_text(pooled)
             for name, embedding in self.conditions.items():
+                if name in TIMED:
+                    continue
                 value = conditions[name]
                 if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, pooled.shape[0])):
                     raise ValueError(f"{name} must be [{pooled.shape[0]}], got {list(value.shape)}")
                 c = c + embedding(value.reshape(-1))
             c = F.silu(self.condition_hidden(c))
             return self.modulation(c).unflatten(-1, (6, -1))
+
+    def _timed(self, beats: Tensor, B: int, T: int) -> Tensor:
+        """What the beat of each latent adds to its token: (B or 1, T, width)."""
+        if beats.ndim != 2 or beats.shape[0] not in (1, B) or beats.shape[1] != T:
+            raise ValueError(f"beats must be [{B}, {T}], got {list(beats.shape)}")
+        with torch.autocast(beats.device.type, enabled=False):
+            return cast(Tensor, self.conditions["beats"](beats))
 
     def forward(
         self,
@@ -255,9 +275,10 @@ class DiT(Kernels):
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
         """Latent x (B, C, T) → (B, C, T) in the dtype of x.
 
-        conditions: one tensor (B,) (or scalar) per name of the configuration, in its own unit (σ, seconds,
-        blocks). text: states (B, S, text_dim) with text_mask bool (B, S), or a `TextContext`, or None for the
-        null text. return_hidden: indices of blocks whose output (B, tokens, width) comes beside the result.
+        conditions: one tensor (B,) (or scalar) per name of the configuration, in its own unit (σ, seconds, beats
+        per minute, blocks); beats: (B, T), the beat that each latent begins on, NaN where that is left open.
+        text: states (B, S, text_dim) with text_mask bool (B, S), or a `TextContext`, or None for the null text.
+        return_hidden: indices of blocks whose output (B, tokens, width) comes beside the result.
         Raises ValueError for wrong shapes and names.
         """
         config = self.config
@@ -278,6 +299,8 @@ class DiT(Kernels):
         tokens = F.pad(x, (0, -T % p)).unflatten(-1, (-1, p)).permute(0, 2, 1, 3).flatten(2)
         h = self.embed(tokens.to(self.null_text.dtype))
         h = h.to(torch.promote_types(h.dtype, torch.float32))
+        if "beats" in config.conditions:
+            h = h + self._timed(conditions["beats"], B, T)[:, ::p]
         rope = rope_tables(h.shape[1], config.rope_dim or config.head_dim, config.rope_base, h.device)
         wanted = {i % config.depth for i in return_hidden}
         hidden: dict[int, Tensor] = {}
@@ -306,7 +329,8 @@ class DiT(Kernels):
         tokens, token = -(-T // c.latents_per_token), c.latent_channels * c.latents_per_token
         per_token = c.depth * (6 * c.width**2 + 3 * c.width * c.ff_inner) + 2 * token * c.width
         attention = c.depth * 2 * tokens * (tokens + S) * c.width
-        per_item = (len(c.conditions) * c.features + c.text_dim + 7 * c.width) * c.width
+        scalars = sum(name not in TIMED for name in c.conditions)
+        per_item = (scalars * c.features + c.text_dim + 7 * c.width) * c.width
         return 2 * (tokens * per_token + attention + per_item)
 
     def text_flops(self, S: int) -> int:

@@ -18,7 +18,7 @@ from prestissimo.ops.linear import reference as linear_reference
 from prestissimo.ops.qk_norm_rope import reference as qk_norm_rope_reference
 from prestissimo.ops.swiglu import reference as swiglu_reference
 
-__all__ = ["CONDITIONS", "Kernels", "ScalarEmbedding", "SwiGLU", "WideLinear"]
+__all__ = ["CONDITIONS", "TIMED", "BeatEmbedding", "Kernels", "ScalarEmbedding", "SwiGLU", "WideLinear"]
 
 
 class Kernels(nn.Module):
@@ -98,12 +98,16 @@ class SwiGLU(nn.Module):
 
 # Each transform brings its condition to about [-2, 2], where ScalarEmbedding's features resolve it.
 # sigma: EDM's c_noise = ln(σ)/4. target_sigma: the second time of a consistency trajectory, which may be 0.
+# tempo: beats per minute, 0 where it is left open.
 CONDITIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigma": lambda sigma: sigma.log() / 4,
     "target_sigma": lambda sigma: sigma.clamp_min(1e-4).log() / 4,
     "seconds": lambda seconds: seconds.log1p() / 4,
+    "tempo": lambda bpm: bpm.log1p(),
     "budget": lambda blocks: blocks / 16,
 }
+# Conditions with one value per latent.
+TIMED = frozenset({"beats"})
 
 
 class ScalarEmbedding(nn.Module):
@@ -132,4 +136,27 @@ class ScalarEmbedding(nn.Module):
         log_omega = torch.linspace(-math.log(2), math.log(64), n, dtype=u.dtype, device=u.device)
         angle = u[:, None] * log_omega.exp()
         embedded: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return embedded
+
+
+class BeatEmbedding(nn.Module):
+    """W [sin(2πmφ), cos(2πmφ)] for m = 1/4, 1/2, 1, 2, 4, with φ in beats: (B, T) to (B, T, width).
+
+    Latents of one metrical position get one vector, whatever the tempo: attention finds the last beat and the last
+    bar of four by content, as RoPE finds a distance. Nothing is added where φ is NaN (no known beat). W starts at zero.
+    """
+
+    MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = WideLinear(2 * len(self.MULTIPLES), width, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, beats: Tensor) -> Tensor:
+        beats = beats.to(torch.promote_types(beats.dtype, torch.float32))
+        cycles = beats.nan_to_num()[..., None] * beats.new_tensor(self.MULTIPLES)
+        angle = 2 * math.pi * (cycles - cycles.floor())
+        waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
+        embedded: Tensor = self.linear(waves.where(beats.isfinite()[..., None], 0))
         return embedded

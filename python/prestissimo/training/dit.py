@@ -25,21 +25,27 @@ VALIDATION_SIGMAS = tuple(math.exp(-3.5 + 0.75 * i) for i in range(9))  # 0.03 .
 
 @dataclass(frozen=True)
 class DiTTraining:
-    """Everything that decides a run. drop_text: share of captions replaced by the null text (papers.md 0.4, CFG);
-    p_mean, p_std: of ln sigma; sigma_data: standard deviation of the latents."""
+    """Everything that decides a run.
+
+    drop_text: share of captions replaced by the null text (papers.md 0.4, CFG), and with them all else that is said
+    of the music; drop_tempo: share of the others whose tempo is left open; p_mean, p_std: of ln sigma; sigma_data:
+    standard deviation of the latents.
+    """
 
     model: DiTConfig = field(default_factory=lambda: DiTConfig(latent_channels=128))
     loop: LoopConfig = field(default_factory=LoopConfig)
     lengths: Lengths = field(default_factory=Lengths)
     drop_text: float = 0.12
+    drop_tempo: float = 0.4
     p_mean: float = -0.4
     p_std: float = 1.2
     sigma_data: float = 0.5
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_text <= 1:
-            raise ValueError(f"drop_text must be in [0, 1], got {self.drop_text}")
+        for name in ("drop_text", "drop_tempo"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not (self.p_std > 0 and self.sigma_data > 0):
             raise ValueError(f"p_std and sigma_data must be positive, got {self.p_std} and {self.sigma_data}")
 
@@ -49,9 +55,19 @@ class DiTTraining:
         return from_json(cls, values, where)
 
 
-def _network(model: DiT, batch: Batch, text: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def _network(
+    model: DiT, batch: Batch, text: Tensor, mask: Tensor, in_time: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """in_time: bool (B,), whether the model is told tempo and beats, where its configuration has them."""
+    said = {
+        "seconds": batch.seconds,
+        "tempo": batch.tempo.where(in_time, 0),
+        "beats": batch.beats.where(in_time[:, None], math.nan),
+    }
+    conditions = {name: said[name] for name in model.config.conditions if name in said}
+
     def network(x: Tensor, sigma: Tensor) -> Tensor:
-        out = model(x, {"sigma": sigma, "seconds": batch.seconds}, text, mask)
+        out = model(x, {"sigma": sigma, **conditions}, text, mask)
         assert isinstance(out, Tensor)
         return out.float()
 
@@ -82,7 +98,9 @@ def train_dit(
         )
     model = DiT(config.model)
     if init is not None:
-        model.load_state_dict(init)
+        # Conditions that the weights do not know start at zero: the outputs are theirs until training changes them.
+        fresh = {name: t for name, t in model.state_dict().items() if name.startswith("conditions.")}
+        model.load_state_dict({**fresh, **init})
     data = LatentWindows(latents, captions, "train", scale, config.loop.seed)
     held_out = LatentWindows(latents, captions, "heldout", scale, config.loop.seed)
     channels = data.latents.shape[1]
@@ -105,10 +123,15 @@ def train_dit(
         sigma = draw_sigma(len(batch.captions), config.p_mean, config.p_std, stratified=True, generator=rng)
         noise = torch.randn(batch.latents.shape, generator=rng)
         text, mask = encode(batch.captions)
-        mask = mask & (torch.rand(len(mask), 1, generator=rng) >= config.drop_text)
+        keep = torch.rand(len(mask), 1, generator=rng) >= config.drop_text
+        in_time = keep[:, 0] & (torch.rand(len(mask), generator=rng) >= config.drop_tempo)
         with autocast():
             return edm_loss(
-                _network(model, batch, text, mask), batch.latents, sigma, noise, config.sigma_data
+                _network(model, batch, text, mask & keep, in_time),
+                batch.latents,
+                sigma,
+                noise,
+                config.sigma_data,
             ).mean()
 
     noise = torch.randn(validation.latents.shape, generator=torch.Generator().manual_seed(1))
@@ -118,7 +141,8 @@ def train_dit(
     def validate(averaged: nn.Module) -> dict[str, float]:
         """The loss at fixed noise levels, windows and noise; `mean` weighs them as training does."""
         assert isinstance(averaged, DiT)
-        network = _network(averaged, validation, validation_text, validation_mask)
+        in_time = torch.ones(len(noise), dtype=torch.bool)
+        network = _network(averaged, validation, validation_text, validation_mask, in_time)
         losses, total, weight = {}, 0.0, 0.0
         for s in VALIDATION_SIGMAS:
             sigma = torch.full((len(noise),), s)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prestissimo.data.beats import BeatGrid, Beats
 from prestissimo.data.captions import CaptionStore, caption
 
 from .pca import read_latents
@@ -30,12 +31,15 @@ class Captions(Protocol):
     def tags(self, track_id: str, start: float, seconds: float) -> Sequence[str]:
         """The words by which sampling is balanced."""
 
+    def beats(self, track_id: str, start: float, seconds: float) -> Beats:
+        """Tempo and phase of the beat in that window, where they are known."""
+
 
 class StoredCaptions:
     """Captions of a data set that `prestissimo data build` made, out of its windows' attributes."""
 
-    def __init__(self, store: CaptionStore) -> None:
-        self._store = store
+    def __init__(self, store: CaptionStore, grid: BeatGrid | None = None) -> None:
+        self._store, self._grid = store, grid
 
     def __contains__(self, track_id: object) -> bool:
         return track_id in self._store
@@ -49,14 +53,24 @@ class StoredCaptions:
         a = self._store.window(track_id, start, seconds)
         return (*a.instruments[:3], a.style) if a.exact else tuple(a.tags)[:4]
 
+    def beats(self, track_id: str, start: float, seconds: float) -> Beats:
+        """Nothing is known without a grid, nor where the captions know no tempo."""
+        known = self._store.window(track_id, start, seconds)
+        if self._grid is None or not known.bpm:
+            return Beats(known.bpm, float("nan"))
+        return self._grid.beats(track_id, start, seconds, known.bpm, 0.003 if known.exact else 0.01)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """latents (B, C, T) float32, one caption and one length in seconds per item."""
+    """latents (B, C, T) float32; one caption, one length in seconds and one tempo (0: unknown) per item; beats
+    (B, T): the beat that each latent begins on, counted from the first or an earlier one of its bar, NaN: unknown."""
 
     latents: Tensor
     captions: list[str]
     seconds: Tensor
+    tempo: Tensor
+    beats: Tensor
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,7 @@ class LatentWindows:
         size, frames = lengths.draw(rng)
         latents: list[Tensor] = []
         captions: list[str] = []
+        places: list[tuple[int, int]] = []
         while len(latents) < size:
             track, start = self._grid[rng.choice(len(self._grid), p=self._weights)]
             if self.frames[track] < frames:
@@ -141,7 +156,25 @@ class LatentWindows:
             start = int(np.clip(start + rng.integers(-32, 32), 0, self.frames[track] - frames))
             latents.append(self.window(track, start, frames))
             captions.append(self.captions.text(self.ids[track], start / self.rate, frames / self.rate, rng))
-        return Batch(torch.stack(latents), captions, torch.full((size,), frames / self.rate))
+            places.append((int(track), start))
+        # Which beat begins a bar is unknown: any of four.
+        bars = rng.integers(0, 4, size)
+        return self._batch(latents, captions, places, frames, bars)
+
+    def _batch(
+        self,
+        latents: list[Tensor],
+        captions: list[str],
+        places: Sequence[tuple[int, int]],
+        frames: int,
+        bars: np.ndarray,
+    ) -> Batch:
+        seconds = frames / self.rate
+        found = [self.captions.beats(self.ids[i], f / self.rate, seconds) for i, f in places]
+        tempo = torch.tensor([b.tempo for b in found])
+        phase = torch.tensor([b.phase for b in found]) + torch.from_numpy(bars)
+        beats = phase[:, None] + tempo[:, None] / 60 * torch.arange(frames) / self.rate
+        return Batch(torch.stack(latents), captions, torch.full((len(found),), seconds), tempo, beats.float())
 
     def fixed(self, count: int, frames: int) -> Batch:
         """`count` windows evenly spread over the split: the same ones whenever the split is the same."""
@@ -150,7 +183,7 @@ class LatentWindows:
         if not usable:
             raise ValueError(f"no track of the split has {frames} latent frames")
         chosen = [usable[int(k)] for k in np.linspace(0, len(usable) - 1, count)]
-        latents = torch.stack([self.window(i, f, frames) for i, f in chosen])
+        latents = [self.window(i, f, frames) for i, f in chosen]
         seconds = frames / self.rate
         captions = [self.captions.text(self.ids[i], f / self.rate, seconds, rng) for i, f in chosen]
-        return Batch(latents, captions, torch.full((count,), seconds))
+        return self._batch(latents, captions, chosen, frames, np.zeros(count))
