@@ -172,16 +172,21 @@ def _tempo_words(a: Attributes, rng: np.random.Generator) -> list[str]:
     return words[: 1 if rng.random() < 0.7 else 2]
 
 
+# Quantiles beyond which the sound is worth a word. With 0.82 and 0.18, and no word of it in phrases, 3 captions of
+# 100 said bright and 1 dark; a model trained on them got 15 of 20 pairs that differ in that word right.
+_LOW, _HIGH = 0.25, 0.75
+
+
 def _sound_words(a: Attributes, rng: np.random.Generator) -> list[str]:
     words = []
-    if a.loud > 0.82:
+    if a.loud > _HIGH:
         words.append(_pick(rng, ("loud", "full", "powerful")))
-    elif a.loud < 0.18:
+    elif a.loud < _LOW:
         words.append(_pick(rng, ("quiet", "soft", "hushed")))
-    if a.bright > 0.82:
-        words.append(_pick(rng, ("bright", "crisp", "sparkling")))
-    elif a.bright < 0.18:
-        words.append(_pick(rng, ("dark", "warm", "mellow")))
+    if a.bright > _HIGH:
+        words.append(_pick(rng, ("bright", "crisp", "sparkling", "brilliant")))
+    elif a.bright < _LOW:
+        words.append(_pick(rng, ("dark", "warm", "mellow", "muffled")))
     if a.dense > 0.85:
         words.append(_pick(rng, ("busy", "dense", "rhythmic")))
     elif a.dense < 0.12:
@@ -200,7 +205,9 @@ def _key_words(a: Attributes, rng: np.random.Generator) -> str:
     if not a.key:
         return ""
     mode = a.key.split()[-1]
-    return _pick(rng, (f"in {a.key}", f"in {a.key}", f"in a {mode} key", f"{mode} key"))
+    return _pick(
+        rng, (f"in {a.key}", f"in {a.key}", f"in a {mode} key", f"{mode} key", f"in {mode}", f"{mode} mode")
+    )
 
 
 def caption(a: Attributes, rng: np.random.Generator) -> str:
@@ -213,7 +220,7 @@ def caption(a: Attributes, rng: np.random.Generator) -> str:
     form = rng.random()
     if form < 0.1 and genres + instruments:
         return _pick(rng, genres[:1] + instruments[:1])
-    keep = rng.random(6) < (0.85, 0.85, 0.65, 0.55, 0.4, 0.4)
+    keep = rng.random(6) < (0.85, 0.85, 0.65, 0.55, 0.5, 0.55)
     genres = genres[: int(rng.integers(1, 3))] if keep[0] else []
     instruments = instruments[: int(rng.integers(1, 5))] if keep[1] else []
     moods = moods[: int(rng.integers(1, 3))] if keep[2] else []
@@ -228,7 +235,7 @@ def caption(a: Attributes, rng: np.random.Generator) -> str:
             rng.shuffle(words)
         text = ", ".join(words)
     elif form < 0.75:
-        text = _phrase(a, rng, genres, instruments, moods, tempo, key)
+        text = _phrase(a, rng, genres, instruments, _unique([*moods, *sound[:2]]), tempo, key)
     else:
         text = _sentences(a, rng, genres, instruments, moods, tempo, key, sound)
     if _speaking(a.title) and not a.exact and rng.random() < 0.06:
