@@ -54,7 +54,7 @@ def _sign_of_a_size(code: Sequence[str], at: int, new: str) -> bool:
         return False
     c, power = _written(sums[0]), width - by
     return all(
-        re.match(rf"shr\.s{width} %\w+, {c}, {power};|and\.b{width} \s*%\w+, {c}, -{1 << power};", s)
+        re.match(rf"shr\.[su]{width} %\w+, {c}, {power};|and\.b{width} \s*%\w+, {c}, -{1 << power};", s)
         for s in _readers(code, c)
     )
 
@@ -91,6 +91,93 @@ def _quadrant(code: Sequence[str], at: int, new: str) -> bool:
     return False
 
 
+def _choice_between_equals(code: Sequence[str], at: int, new: str) -> bool:
+    """setp.lt P, A, B with < for <= or > for >=, where P only selects between A and B; of floats B is a constant that
+    is not zero, and A may have been clamped by another constant before."""
+    m = re.match(r"setp\.(lt|le|gt|ge)\.([sfu])(?:32|64) (%\w+), (%\w+), ([%\w-]+);", code[at])
+    n = re.match(r"setp\.(lt|le|gt|ge)\.", new)
+    if not m or not n or {m.group(1), n.group(1)} not in ({"lt", "le"}, {"gt", "ge"}):
+        return False
+    p, a, b = m.group(3), m.group(4), m.group(5)
+    if m.group(2) == "f" and (not b.startswith("0f") or b in ("0f00000000", "0f80000000")):
+        return False
+    of_a = {a, *(_written(s) for s in code if re.match(rf"selp\.f32 %\w+, 0f\w+, {a}, ", s))}
+    readers = [s for s in code if re.search(rf"{re.escape(p)}\b", s) and s != code[at]]
+    selected = [re.match(rf"selp\.\S+ %\w+, (\S+), (\S+), {re.escape(p)};", s) for s in readers]
+    pairs = [{s.group(1), s.group(2)} for s in selected if s]
+    return bool(pairs) and len(pairs) == len(readers) and all(b in q and q - {b} <= of_a for q in pairs)
+
+
+def _rounding_of_a_power(code: Sequence[str], at: int, new: str) -> bool:
+    """add.s32 A, B, 1065353216, with one more; mov.b32 F, A: 2^k becomes 2^k (1 + 2^-23)."""
+    m = re.match(r"add\.s32 (%\w+), (%\w+), 1065353216;", code[at])
+    if not m or not new.endswith(" 1065353217;"):
+        return False
+    shifted = any(re.match(rf"shl\.b32 {m.group(2)}, %\w+, 23;", s) for s in code[:at])
+    readers = _readers(code, m.group(1))
+    return (
+        shifted and len(readers) == 1 and re.match(rf"mov\.b32 %f\w*, {m.group(1)};", readers[0]) is not None
+    )
+
+
+def _split_of_a_power(code: Sequence[str], at: int, new: str) -> bool:
+    """shr.s32 H, S, 1, by one more, where H and J - H alone are used, as the exponents of two factors."""
+    m = re.match(r"shr\.s32 (%\w+), %\w+, 1;", code[at])
+    if not m or not new.endswith(", 2;"):
+        return False
+    readers = _readers(code, m.group(1))
+    rest = [r for r in (re.match(rf"sub\.s32 (%\w+), %\w+, {m.group(1)};", s) for s in readers) if r]
+    powers = [s for s in readers if re.match(rf"shl\.b32 %\w+, {m.group(1)}, 23;", s)]
+    others = [s for r in rest for s in _readers(code, r.group(1))]
+    return len(readers) == 2 == len(rest) + len(powers) and all(
+        re.match(r"shl\.b32 \S+ \S+ 23;", s) for s in others
+    )
+
+
+def _sign_of_a_square(code: Sequence[str], at: int, new: str) -> bool:
+    """and.b32 A, Q, 2; setp.eq.s32 P, A, 0; neg.f32 N, S; selp.f32 R, S, N, P; and R is only multiplied by itself."""
+    four = code[at : at + 4]
+    m = re.match(r"and\.b32 (%\w+), %\w+, 2;", four[0])
+    p = m and len(four) == 4 and re.match(rf"setp\.(?:eq|ne)\.s32 (%\w+), {m.group(1)}, 0;", four[1])
+    n = p and re.match(r"neg\.f32 (%\w+), (%\w+);", four[2])
+    r = p and n and re.match(rf"selp\.f32 (%\w+), {n.group(2)}, {n.group(1)}, {p.group(1)};", four[3])
+    if not r or len(_readers(code, m.group(1) if m else "")) != 1:
+        return False
+    return all(
+        re.match(rf"mul\.f32 %\w+, {r.group(1)}, {r.group(1)};", s) for s in _readers(code, r.group(1))
+    )
+
+
+def _barrier_before_the_end(code: Sequence[str], at: int, new: str) -> bool:
+    return code[at] == "bar.sync 0;" and not new and code[at + 1 : at + 2] == ["ret;"]
+
+
+def _power_of_an_exponential(code: Sequence[str], at: int, new: str) -> bool:
+    """fma.rn.f32 A, X, log2(e) / 252, 1/2; cvt.sat.f32.f32 B, A: the first of the two without its addend."""
+    fma = re.match(r"fma\.rn\.f32 (%\w+), (%\w+), (%\w+), (%\w+);", code[at])
+    if not fma or not new.startswith(f"mul.f32 {fma.group(1)}, {fma.group(2)}, {fma.group(3)};"):
+        return False
+    constants = (f"mov.f32 {fma.group(3)}, 0f3BBB989D;", f"mov.f32 {fma.group(4)}, 0f3F000000;")
+    saturated = re.match(rf"cvt\.sat\.f32\.f32 %\w+, {fma.group(1)};", "".join(code[at + 1 : at + 2]))
+    return saturated is not None and all(c in code[:at] for c in constants)
+
+
+def _slot_of_a_warp(code: Sequence[str], at: int, new: str) -> bool:
+    """shr.u32 A, thread, 3; and.b32 B, A, 536870908, where B is a part of addresses that are stored to alone."""
+    m = re.match(r"and\.b32 (%\w+), (%\w+), 536870908;", code[at])
+    if not m or not new.endswith(" 536870909;"):
+        return False
+    shifted = any(re.match(rf"shr\.u32 {m.group(2)}, %\w+, 3;", s) for s in code[:at])
+    sums = _readers(code, m.group(1))
+    stores = [s for each in sums for s in code if re.search(rf"\[{re.escape(_written(each))}\b", s)]
+    return (
+        shifted
+        and bool(stores)
+        and all(s.startswith("add.s32 ") and len(_readers(code, _written(s))) == 0 for s in sums)
+        and all(re.match(r"(@\S+ )?st\.shared\.", s) for s in stores)
+    )
+
+
 ARGUMENTS = (
     Argument(
         "PTX clamps a shift: by the width or by one less, an arithmetic shift leaves the sign",
@@ -104,6 +191,27 @@ ARGUMENTS = (
         "chooses between a division of 64 bits and one of 32, which give the same quotient below 2^32: what is divided "
         "has 32 bits, and what it is divided by is a size that is at most the number of blocks",
         _two_divisions,
+    ),
+    Argument(
+        "the smaller or the larger of two numbers: where the comparisons differ the two are equal",
+        _choice_between_equals,
+    ),
+    Argument(
+        "e^x is computed as 2^j 2^(x log2 e - j), which is the same for every whole j: another j, within the exponents "
+        "of float32, moves roundings alone",
+        _power_of_an_exponential,
+    ),
+    Argument(
+        "2^k with its last bit set: 2^-23 of the product, which one rounding moves as far",
+        _rounding_of_a_power,
+    ),
+    Argument("2^j is made of two factors, and another split of j gives the same product", _split_of_a_power),
+    Argument("only the square of the sine is used, and not its sign", _sign_of_a_square),
+    Argument("nothing is read or written after this barrier", _barrier_before_the_end),
+    Argument(
+        "a warp's lane 0 alone stores there (reduce.cuh): its thread's index is a multiple of 32, and the bit let "
+        "through is zero",
+        _slot_of_a_warp,
     ),
     Argument("only bit 31 of the sum of two numbers whose low 30 bits are zero is kept", _quadrant),
 )

@@ -6,7 +6,7 @@ python -m tests.cuda.mutate adaln_modulate [--count 150] [--seed 3] [--target 80
 Every mutant runs the op's cases until one notices. Survivors are printed with their PTX; those whose damage cannot be
 seen are argued in mutation.json, one by one, by kernel, line and text (by hand or by equivalent.py's arguments), and
 leave the score, as do mutants of instructions that no case executes (loop remainders that the block sizes never enter)
-and those that are no PTX any more.
+and those that are no PTX any more. An op whose PTX has changed is run anew, or named with the reason under "unscored".
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def argument(unit: str, module: Module, mutant: Mutant) -> dict[str, Any] | None
 
 def read() -> dict[str, Any]:
     if not RECORD.exists():
-        return {"scores": {}, "equivalent": []}
+        return {"scores": {}, "unscored": {}, "equivalent": []}
     records: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
     return records
 
@@ -204,12 +204,15 @@ def write(unit: str, score: dict[str, Any], used: Sequence[dict[str, Any]]) -> N
     """The score of a unit and the arguments that it used, in the place of its old ones; one line an argument."""
     records = read()
     records["scores"][unit] = score
+    records["unscored"].pop(unit.partition("/")[0], None)
     kept = [e for e in records["equivalent"] if e["of"] != unit] + list(used)
     kept.sort(key=lambda e: (e["of"], e["kernel"], e["line"], e["new"]))
     arguments = ",\n".join("  " + json.dumps(e) for e in kept)
     scores = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(records["scores"].items()))
+    unscored = json.dumps(records["unscored"])
     RECORD.write_text(
-        f'{{\n "scores": {{\n{scores}\n }},\n "equivalent": [\n{arguments}\n ]\n}}\n', encoding="utf-8"
+        f'{{\n "scores": {{\n{scores}\n }},\n "unscored": {unscored},\n "equivalent": [\n{arguments}\n ]\n}}\n',
+        encoding="utf-8",
     )
 
 

@@ -17,8 +17,13 @@ RECORDS = json.loads(RECORD.read_text())
 WANTED = 0.9  # of the executed mutants that are not argued to be equivalent
 
 
-@pytest.mark.parametrize("unit", sorted(RECORDS["scores"]))
-def test_scores(unit: str) -> None:
+@pytest.mark.parametrize("op", OPS)
+def test_scores(op: str) -> None:
+    """Every op has one, but for those that `unscored` names with the reason."""
+    unit = f"{op}/compute_80"
+    if op in RECORDS["unscored"]:
+        pytest.skip(f"{op} has no score of its present PTX: {RECORDS['unscored'][op]}")
+    assert unit in RECORDS["scores"], f"python -m tests.cuda.mutate {op} --record"
     score = RECORDS["scores"][unit]
     counted = score["noticed"] + score["survived"]
     assert score["score"] == round(score["noticed"] / counted, 4)
@@ -26,6 +31,20 @@ def test_scores(unit: str) -> None:
     argued = [e for e in RECORDS["equivalent"] if e["of"] == unit]
     assert len(argued) == score["equivalent"]
     assert all(len(e["why"]) > 20 and e["old"] != e["new"] for e in argued)
+
+
+@pytest.mark.skipif(toolchain.missing_for("ptx") is not None, reason=toolchain.missing_for("ptx") or "")
+@pytest.mark.parametrize("op", OPS)
+def test_scores_are_of_the_ptx_that_ships(op: str) -> None:
+    score = RECORDS["scores"].get(f"{op}/compute_80", {})
+    current = score.get("ptx") == toolchain.ptx_hash(toolchain.ptx(source_of(op), 80))
+    assert current != (op in RECORDS["unscored"]), f"python -m tests.cuda.mutate {op} --record"
+
+
+def test_no_score_is_of_an_op_that_is_gone() -> None:
+    units = {f"{op}/compute_{target}" for op in OPS for target in toolchain.TARGETS}
+    assert set(RECORDS["scores"]) | {e["of"] for e in RECORDS["equivalent"]} <= units
+    assert set(RECORDS["unscored"]) <= set(OPS)
 
 
 @pytest.mark.skipif(toolchain.missing_for("ptx") is not None, reason=toolchain.missing_for("ptx") or "")
@@ -59,7 +78,41 @@ QUADRANT = """and.b32 %r2, %r1, -1073741824;
 add.s32 %r3, %r2, 1073741824;
 and.b32 %r4, %r3, -2147483648;"""
 
+SMALLER = """setp.lt.s64 %p1, %rd1, %rd2;
+selp.b64 %rd3, %rd1, %rd2, %p1;"""
+
+EXPONENTIAL = """mov.f32 %f1, 0f3F000000;
+mov.f32 %f2, 0f3BBB989D;
+fma.rn.f32 %f3, %f4, %f2, %f1;
+cvt.sat.f32.f32 %f5, %f3;"""
+POWER = """shr.s32 %r2, %r1, 1;
+shl.b32 %r3, %r2, 23;
+add.s32 %r4, %r3, 1065353216;
+mov.b32 %f1, %r4;
+sub.s32 %r5, %r6, %r2;
+shl.b32 %r7, %r5, 23;"""
+SQUARE = """and.b32 %r2, %r1, 2;
+setp.eq.s32 %p1, %r2, 0;
+neg.f32 %f2, %f1;
+selp.f32 %f3, %f1, %f2, %p1;
+mul.f32 %f4, %f3, %f3;"""
+CLAMP = """setp.lt.f32 %p1, %f1, 0fC2D00000;
+selp.f32 %f2, 0fC2D00000, %f1, %p1;
+setp.gt.f32 %p2, %f1, 0f42B20000;
+selp.f32 %f3, 0f42B20000, %f2, %p2;"""
+SLOT = """shr.u32 %r2, %r1, 3;
+and.b32 %r3, %r2, 536870908;
+add.s32 %r4, %r9, %r3;
+st.shared.f32 [%r4+128], %f1;"""
+
 INVERTED = "@%p1 bra $L__BB0_2;", "@!%p1 bra $L__BB0_2;"
+EQUAL = "setp.lt.s64 %p1, %rd1, %rd2;", "setp.le.s64 %p1, %rd1, %rd2;"
+NO_HALF = "fma.rn.f32 %f3, %f4, %f2, %f1;", "mul.f32 %f3, %f4, %f2;"
+ODD = "and.b32 %r3, %r2, 536870908;", "and.b32 %r3, %r2, 536870909;"
+ONE_BIT = "add.s32 %r4, %r3, 1065353216;", "add.s32 %r4, %r3, 1065353217;"
+QUARTER = "shr.s32 %r2, %r1, 1;", "shr.s32 %r2, %r1, 2;"
+SIGN = "and.b32 %r2, %r1, 2;", "or.b32 %r2, %r1, 2;"
+ABOVE = "setp.gt.f32 %p2, %f1, 0f42B20000;", "setp.ge.f32 %p2, %f1, 0f42B20000;"
 MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
 
 
@@ -84,6 +137,28 @@ MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
         (QUADRANT, "and.b32 %r4, %r3, -2147483648;", "and.b32 %r4, %r3, -2147483647;", True),
         (QUADRANT, "and.b32 %r4, %r3, -2147483648;", "or.b32 %r4, %r3, -2147483648;", False),
         (QUADRANT + "\nxor.b32 %r9, %r2, %r1;", *MASKED, False),
+        (SMALLER, *EQUAL, True),
+        # selects something else; decides a branch too
+        (SMALLER.replace("%rd1, %rd2, %p1", "%rd1, %rd9, %p1"), *EQUAL, False),
+        (CLAMP, *ABOVE, True),
+        (CLAMP.replace("selp.f32 %f2, 0fC2D00000, %f1", "selp.f32 %f2, 0fC2D00000, %f9"), *ABOVE, False),
+        (CLAMP.replace("0f42B20000, %f2, %p2", "0f00000000, %f2, %p2"), *ABOVE, False),
+        (POWER, *ONE_BIT, True),
+        (POWER.replace("mov.b32 %f1", "add.s32 %r8"), *ONE_BIT, False),
+        (POWER, *QUARTER, True),
+        (POWER.replace("shl.b32 %r7, %r5, 23", "shl.b32 %r7, %r5, 22"), *QUARTER, False),
+        (POWER + "\nadd.s32 %r9, %r1, %r2;", *QUARTER, False),
+        (SQUARE, *SIGN, True),
+        (SQUARE.replace("%f4, %f3, %f3", "%f4, %f3, %f1"), *SIGN, False),
+        ("bar.sync 0;\nret;", "bar.sync 0;", "", True),
+        ("bar.sync 0;\nst.global.f32 [%rd1], %f1;\nret;", "bar.sync 0;", "", False),
+        (EXPONENTIAL, *NO_HALF, True),
+        (EXPONENTIAL.replace("3BBB989D", "3FB8AA3B"), *NO_HALF, False),
+        (EXPONENTIAL.replace("cvt.sat", "cvt.rn"), *NO_HALF, False),
+        (SLOT, *ODD, True),
+        (SLOT + "\nld.shared.f32 %f2, [%r4];", *ODD, False),
+        (SLOT.replace("st.shared", "st.global"), *ODD, False),
+        (SMALLER + "\n@%p1 bra $L__BB0_2;", *EQUAL, False),
     ],
 )  # fmt: skip
 def test_arguments(code: str, old: str, new: str, holds: bool) -> None:
