@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which kernels of adaln_modulate.cuh run for given Args, with how many blocks and threads. Plain C++.
 #pragma once
-#include <algorithm>
-
 #include "../ops/adaln_modulate.h"
-#include "launch.h"
+#include "held_rows.h"
 #include "rows.h"
 
 namespace prestissimo::cuda {
@@ -12,10 +10,6 @@ namespace prestissimo::cuda {
 // In the order of ADALN_MODULATE_KERNELS: for each phase each dtype, vectors of 16 bytes and then single elements; the
 // sums know single elements only.
 enum AdalnModulatePhase : int { kForwardRows, kBackwardRows, kBackwardColumns, kBackwardSums };
-
-template <int V>
-constexpr int kHeld = V == 1 ? 4 : 2;  // vectors of a row that a thread holds
-constexpr int kRowThreads = 512;       // at most
 
 inline int adaln_modulate_kernel(AdalnModulatePhase phase, DType dtype, bool vectorised) {
   return phase == kBackwardSums ? phase * 6 + type_index(dtype) : phase * 6 + vector_index(dtype, vectorised);
@@ -34,11 +28,6 @@ inline bool vectorised(const AdalnModulateBackwardArgs& a) {
   return vectorised(a.forward) && rows(a.dy) && rows(a.dx) && rows(a.dshift) && rows(a.dscale);
 }
 
-inline uint32_t row_threads(int64_t channels, int64_t lanes) {
-  const int64_t held = lanes > 1 ? kHeld<4> * lanes : kHeld<1>;
-  const int64_t warps = ceil_div(channels, held * kWarpSize);
-  return static_cast<uint32_t>(std::clamp<int64_t>(warps * kWarpSize, kWarpSize, kRowThreads));
-}
 inline uint32_t row_threads(const AdalnModulateArgs& a, bool vectors) {
   return row_threads(a.channels, vectors ? 16 / item_size(a.dtype) : 1);
 }

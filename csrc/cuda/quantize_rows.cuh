@@ -2,7 +2,7 @@
 // Formulas: ops/quantize_rows.h. One block a row, which its threads hold in registers as far as kHeld vectors reach.
 #pragma once
 #include "../ops/quantize_rows.h"
-#include "adaln_modulate_plan.h"
+#include "held_rows.h"
 #include "reduce.cuh"
 #include "rows.cuh"
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mean and variance of a sample from those of its rows; formulas in ops/hidden_variance.h.
 #pragma once
-#include "adaln_modulate_plan.h"
-#include "reduce.cuh"
-#include "rows.cuh"
+#include "held_rows.h"
+#include "row_moments.cuh"
 
 namespace prestissimo::cuda {
 
@@ -12,29 +11,10 @@ constexpr int kSampleThreads = 256;
 // Mean and squared deviations of a row that a block holds; `scratch` has 3 * kMaxWarps floats.
 template <class T, int V, int K>
 PRESTISSIMO_DEVICE void row_moments(const HeldRow<T, V, K>& x, int channels, float* scratch, float* out) {
-  float mean[1] = {0.0f}, moments[2] = {0.0f, 0.0f};  // squares and sum of what the mean leaves
-  for_owned<V, K>(channels, [&](int k, int c) {
-    float v[V];
-    x.lanes(k, c, v);
-#pragma unroll
-    for (int i = 0; i < V; ++i) mean[0] += v[i];
-  });
-  block_sum(mean, scratch);
-  mean[0] /= channels;
-  for_owned<V, K>(channels, [&](int k, int c) {
-    float v[V];
-    x.lanes(k, c, v);
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float d = v[i] - mean[0];
-      moments[0] += d * d;
-      moments[1] += d;
-    }
-  });
-  block_sum(moments, scratch + kMaxWarps);
+  const Moments m = moments_of(x, channels, true, scratch);
   if (threadIdx.x > 0) return;
-  out[0] = mean[0] + moments[1] / channels;
-  out[1] = fmaxf(moments[0] - moments[1] / channels * moments[1], 0.0f);
+  out[0] = m.mean + m.sum / channels;
+  out[1] = fmaxf(m.squares - m.sum / channels * m.sum, 0.0f);
 }
 
 struct SampleMoments {

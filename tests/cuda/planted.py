@@ -44,7 +44,7 @@ def _rows(channels: int, **options: Any) -> adaln_modulate.Case:
 
 
 _REDUCE, _KERNEL, _BODY = "cuda/reduce.cuh", "cuda/adaln_modulate.cuh", "cuda/adaln_rows.cuh"
-_ROWS, _NORMALISE, _COLUMNS = "cuda/rows.cuh", "cuda/normalise.cuh", "cuda/column_sums.cuh"
+_ROWS, _MOMENTS, _COLUMNS = "cuda/rows.cuh", "cuda/row_moments.cuh", "cuda/column_sums.cuh"
 _HOST = ("plain", "asan", "race")
 
 BUGS = [
@@ -58,7 +58,7 @@ BUGS = [
     ),
     Bug(
         "scratch of the first sum used again for the second",
-        _NORMALISE,
+        _MOMENTS,
         "block_sum(moments, scratch + kMaxWarps);",
         "block_sum(moments, scratch);",
         _rows(1536),
