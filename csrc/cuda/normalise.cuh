@@ -19,8 +19,11 @@ PRESTISSIMO_DEVICE Statistics statistics(const HeldRow<T, V, K>& x, int channels
                                          float* scratch) {
   const bool centred = norm == Norm::layer;
   const Moments m = moments_of(x, channels, centred, scratch);
-  const float rest = centred ? m.sum / channels : 0.0f;
-  const float variance = fmaxf(m.squares / channels - rest * rest, 0.0f);
+  float rest = 0.0f, variance = m.squares / channels;
+  if (centred) {  // else there is nothing to clamp, and fmaxf would make 0 of NaN
+    rest = m.sum / channels;
+    variance = fmaxf(variance - rest * rest, 0.0f);
+  }
   // not rsqrtf: once a row its approximation would cost accuracy, not save time
   return {m.mean, rest, 1.0f / sqrtf(variance + eps)};
 }

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, compare, inputs, run_plan
+from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, inputs, run_plan
 from .devices import Device, HostDevice, Plan
+from .rows import NOT_FINITE, RowsCase, compare_special, put_special
 
 TIME_BLOCK = 64  # kTimeBlock of csrc/ops/adaln_modulate.h
 op = importlib.import_module("prestissimo.ops.adaln_modulate")
@@ -51,29 +52,21 @@ class BackwardArgs(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(RowsCase):
     """`shift`, `scale`: none, sample ([B, C]), row ([B, T, C]) or sliced ([B, C], long batch stride)."""
 
-    batch: int
-    time: int
-    channels: int
-    dtype: str = "float32"
     norm: str = "layer"
     shift: str = "sample"
     scale: str = "sample"
     weight: bool = False
     bias: bool = False
-    misalign: int = 0  # elements that x lies off its alignment
     spikes: bool = False  # every row is flat but for one channel; of at least 2048
     backward: bool = True
 
-    def __str__(self) -> str:
-        words = [f"{self.batch}x{self.time}x{self.channels}", self.dtype, self.norm, f"shift={self.shift}"]
-        words.append(f"scale={self.scale}")
+    def words(self) -> list[str]:
+        words = [self.norm, f"shift={self.shift}", f"scale={self.scale}"]
         words += ["weight"] * self.weight + ["bias"] * self.bias
-        words += ["misaligned"] * bool(self.misalign) + ["spikes"] * self.spikes
-        words += ["forward"] * (not self.backward)
-        return "-".join(words)
+        return words + ["spikes"] * self.spikes + ["forward"] * (not self.backward)
 
 
 SLICE_PITCH = 6  # shift and scale are chunks of a [B, 6 C] projection
@@ -97,6 +90,7 @@ class _Arrays:
                 self.x[:, t, c] = 40.0
                 self.dy[:, t, c] = 30.0
             self.x = self.x.to(self.dtype).double()
+        put_special(self.x, case.special)
         self.shift = self._modulation(rng, case.shift)
         self.scale = self._modulation(rng, case.scale)
         self.weight = inputs(rng, (C,), self.dtype, mean=0.7) if case.weight else None
@@ -164,7 +158,7 @@ def run_forward(case: Case, device: Device, planner: HostDevice) -> Outcome:
         return op.reference(*v, **options)
 
     got = buffer.tensor(a.dtype, a.x.shape)
-    wrong = compare("y", got, reference(torch.float64), reference(a.dtype))
+    wrong = compare_special("y", got, reference(torch.float64), reference(a.dtype))
     return Outcome(findings, wrong, {"y": got})
 
 
@@ -220,7 +214,9 @@ def run_backward(case: Case, device: Device, planner: HostDevice) -> Outcome:
     exact, same_dtype = reference(torch.float64), reference(a.dtype)
     got = {name: buffer.tensor(a.dtype, shape) for name, (buffer, shape) in outputs.items()}
     wrong = [
-        w for name, g in got.items() for w in compare(name, g, exact[name], same_dtype[name], gradient=True)
+        w
+        for name, g in got.items()
+        for w in compare_special(name, g, exact[name], same_dtype[name], gradient=True)
     ]
     return Outcome(findings, wrong, got)
 
@@ -281,6 +277,10 @@ def _sweep() -> list[Case]:
             ]
         cases.append(Case(1, 1, lanes * 1056, dtype, shift="sample", scale="row", bias=True))
         cases.append(Case(1, 1, 2081, dtype, shift="row", scale="sample", weight=True))
+        for n, special in enumerate(NOT_FINITE):
+            odd, even = _variant(d + 2 * n + 1), _variant(d + 2 * n)
+            cases += [Case(2, 2, 2 * lanes, dtype, special=special, **odd)]
+            cases += [Case(1, 2, 9, dtype, special=special, **even)]
     return cases
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from . import adaln_modulate
-from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, compare, inputs, run_plan
+from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, inputs, run_plan
 from .devices import Device, HostDevice
 from .gated_residual import STREAMS, TIME_BLOCK
+from .rows import NOT_FINITE, RowsCase, compare_special, put_special
 
 op = importlib.import_module("prestissimo.ops.gated_residual_adaln")
 VECTORS = ("gate", "shift", "scale", "weight", "bias")
@@ -39,29 +40,18 @@ class BackwardArgs(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(RowsCase):
     """vectors: which of gate, shift, scale, weight and bias there are, by their first letters but for scale (c)."""
 
-    batch: int
-    time: int
-    channels: int
-    dtype: str = "float32"
     branch_dtype: str = "float32"
     vectors: str = "gsc"
     per_row: bool = False  # shift and scale are [B, T, C]
     norm: str = "layer"
     form: str = "plain"
-    misalign: int = 0  # elements that the branch lies off its alignment
 
-    def __str__(self) -> str:
-        words = [
-            f"{self.batch}x{self.time}x{self.channels}",
-            self.dtype,
-            self.branch_dtype,
-            self.vectors or "bare",
-        ]
-        words += [self.norm, self.form] + ["per-row"] * self.per_row
-        return "-".join(words + ["misaligned"] * bool(self.misalign))
+    def words(self) -> list[str]:
+        words = [self.branch_dtype, self.vectors or "bare", self.norm, self.form]
+        return words + ["per-row"] * self.per_row
 
 
 class _Arrays:
@@ -75,6 +65,7 @@ class _Arrays:
         self.rows, modulation = (B, T, C), (B, T, C) if case.per_row else (B, C)
         self.x = inputs(rng, self.rows, self.stream, mean=0.5)
         self.branch = inputs(rng, self.rows, self.narrow, mean=-0.4)
+        put_special(self.branch, case.special)
         self.dr = inputs(rng, self.rows, self.stream, mean=0.2)
         self.dy = inputs(rng, self.rows, self.narrow, mean=0.3)
         shapes = {"gate": (B, C), "shift": modulation, "scale": modulation, "weight": (C,), "bias": (C,)}
@@ -164,10 +155,9 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     findings += run_plan(device, planner, "gated_residual_adaln_backward", backward)
     got |= {f"d{k}": buffer.tensor(*reversed(outputs[k])) for k, (buffer, _) in made.items()}
 
-    def reference(wide: bool) -> dict[str, torch.Tensor]:
-        of = lambda d: torch.float64 if wide else d  # noqa: E731
-        leaves = {"x": a.x.to(of(a.stream)), "branch": a.branch.to(of(a.narrow))}
-        leaves |= {k: v.to(of(a.stream)) for k, v in a.vectors.items() if v is not None}
+    def reference(stream: torch.dtype, narrow: torch.dtype) -> dict[str, torch.Tensor]:
+        leaves = {"x": a.x.to(stream), "branch": a.branch.to(narrow)}
+        leaves |= {k: v.to(stream) for k, v in a.vectors.items() if v is not None}
         for leaf in leaves.values():
             leaf.requires_grad_()
         out = op.reference(**leaves, eps=1e-6, norm=case.norm, gate_form=case.form)
@@ -177,9 +167,11 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
         found = dict(zip(("r", "y"), (o.detach() for o in out), strict=True))
         return found | {f"d{k}": g for k, g in zip(leaves, grads, strict=True)}
 
-    exact, same = reference(True), reference(False)
+    exact, same = reference(torch.float64, torch.float64), reference(a.stream, a.narrow)
     wrong = [
-        w for k, v in got.items() for w in compare(k, v, exact[k], same[k], gradient=k not in ("r", "y"))
+        w
+        for k, v in got.items()
+        for w in compare_special(k, v, exact[k], same[k], gradient=k not in ("r", "y"))
     ]
     return Outcome(findings, wrong, got)
 
@@ -208,6 +200,8 @@ def _sweep() -> list[Case]:
             Case(1, 1, 1025 * lanes, dtype, branch, "gscwb", per_row=True),
             Case(1, 1, 4611, dtype, branch, "gscwb", per_row=True),
         ]
+        special = NOT_FINITE[d % 3]
+        cases += [Case(2, 2, lanes, dtype, branch, norm=norm, special=special) for norm in ("layer", "rms")]
     return [*cases, Case(1, 2100, 1, vectors="gsb")]
 
 
