@@ -59,9 +59,9 @@ def bench(
     """Time the ops, the decoder or the whole path against eager PyTorch, torch.compile and a copy.
 
     Values are checked before anything is timed; rivals take turns inside one run. A row below a goal says which.
-    Needs pip install "prestissimo[bench]" and a quiet machine.
+    Needs pip install "prestissimo\\[bench]" and a quiet machine.
 
-    \\b
+    \b
     prestissimo bench ops -k "adaln_modulate and 2t" --plot roofline.png
     """
     if importlib.util.find_spec("pytest_benchmark") is None:

@@ -55,9 +55,9 @@ def demo(
 ) -> None:
     """Write a page (index.html) with a player, a spectrogram and a seed for each prompt.
 
-    Pieces that an earlier, interrupted run finished are kept. Needs pip install "prestissimo[plot]".
+    Pieces that an earlier, interrupted run finished are kept. Needs pip install "prestissimo\\[plot]".
 
-    \\b
+    \b
     prestissimo demo -o demo --seconds 20
     """
     from prestissimo.atomic import write_bytes
