@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -47,12 +49,24 @@ def test_text_names_the_same_things(capsys):
         assert word in text
 
 
+def test_damaged_weights_are_noticed(tiny_model, tmp_path):
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    assert doctor._damage(folder) is None
+    weights = (folder / "dit.safetensors").read_bytes()
+    (folder / "dit.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert "dit.safetensors" in doctor._damage(folder)
+    (folder / "dit.safetensors").write_bytes(weights[:-1])
+    assert "dit.safetensors" in doctor._damage(folder)
+    (folder / "dit.safetensors").unlink()
+    assert "dit.safetensors" in doctor._damage(folder)
+
+
 @pytest.fixture
 def found():
     """A machine where nothing is missing."""
     return {
         "libraries": {"torch": "2.13.0"},
-        "models": [{"name": "mini"}],
+        "models": [{"name": "mini", "damage": None}],
         "kernels": {
             "compiled": True,
             "isa": "avx512",
@@ -74,6 +88,7 @@ def test_nothing_is_said_where_nothing_is_missing(found):
     [
         ({"libraries": {"torch": None}}, "error", "torch is not installed", "pip install torch"),
         ({"models": []}, "error", "no bundled model", "--model"),
+        ({"models": [{"name": "mini", "damage": "dit is short"}]}, "error", "mini: dit is", "reinstall"),
         ({"kernels": {"compiled": False, "reason": "no module"}}, "warning", "no module", "compiler"),
         ({"kernels": {"build": {"openmp": False}}}, "warning", "without OpenMP", "reinstall"),
         ({"kernels": {"isa": "avx2"}}, "note", "avx2 of", "PRESTISSIMO_ISA"),

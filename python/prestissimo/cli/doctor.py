@@ -226,8 +226,25 @@ def _models() -> list[dict[str, Any]]:
             for path in sorted(model.iterdir())
             if path.suffix in (".safetensors", ".json")
         ]
-        models.append({"name": model.name, "folder": str(model), "files": files})
+        models.append({"name": model.name, "folder": str(model), "files": files, "damage": _damage(model)})
     return models
+
+
+def _damage(model: Path) -> str | None:
+    """What is wrong with a model's weights, by the digests that they and its config.json name; None if nothing is."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    from prestissimo.models.checkpoint import load_checkpoint
+    from prestissimo.models.config import read_model_config
+
+    try:
+        for part, digest in read_model_config(model).sha256.items():
+            path = model / f"{part}.safetensors"
+            if load_checkpoint(path).sha256 != digest:
+                return f"{path} is not the file that config.json names"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def advise(found: dict[str, Any]) -> list[dict[str, str]]:
@@ -250,6 +267,9 @@ def advise(found: dict[str, Any]) -> list[dict[str, str]]:
             "no bundled model was found",
             "reinstall prestissimo, or pass --model a folder of weights",
         )
+    for model in found["models"]:
+        if model["damage"] is not None:
+            say("error", f"model {model['name']}: {model['damage']}", "reinstall prestissimo")
     kernels, cpu, cuda = found["kernels"], found["cpu"], found["cuda"]
     if not kernels["compiled"]:
         say(
