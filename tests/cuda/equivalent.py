@@ -76,6 +76,22 @@ def _two_divisions(code: Sequence[str], at: int, new: str) -> bool:
     return False
 
 
+def _wider_division(code: Sequence[str], at: int, new: str) -> bool:
+    """and.b64 H, X, -2^32; setp.eq.s64 P, H, 0; @P bra to a division of 32 bits: more of H's bits are set."""
+    three = code[at : at + 3]
+    h = re.match(r"and\.b64 (%\w+), (%\w+), -4294967296;", three[0])
+    if not h or new not in (f"or.b64 {three[0][8:]}", three[0].replace("-4294967296", "-4294967295")):
+        return False
+    p = len(three) == 3 and re.match(rf"setp\.eq\.s64 (%\w+), {h.group(1)}, 0;", three[1])
+    wide, narrow = (
+        [k for k, s in enumerate(code[at + 3 : at + 14]) if re.match(rf"(div|rem)\.{kind} ", s)]
+        for kind in ("[su]64", "u32")
+    )
+    return bool(p and wide and narrow and wide[0] < narrow[0]) and three[2].startswith(
+        f"@{p.group(1) if p else ''} bra "
+    )
+
+
 def _quadrant(code: Sequence[str], at: int, new: str) -> bool:
     """and B, A, -2^30; add C, B, 2^30; and D, C, -2^31: a one in the lowest bit of B or C reaches no bit of D; in D
     it meets a bit that is zero."""
@@ -191,6 +207,10 @@ ARGUMENTS = (
         "chooses between a division of 64 bits and one of 32, which give the same quotient below 2^32: what is divided "
         "has 32 bits, and what it is divided by is a size that is at most the number of blocks",
         _two_divisions,
+    ),
+    Argument(
+        "divides by the instruction of 64 bits where that of 32 would have done, which gives the same quotient",
+        _wider_division,
     ),
     Argument(
         "the smaller or the larger of two numbers: where the comparisons differ the two are equal",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damages compiled PTX in one place at a time and asks whether the PTX lane notices: what the cases are worth.
 
-python -m tests.cuda.mutate adaln_modulate [--count 150] [--seed 3] [--target 80] [--record]
+python -m tests.cuda.mutate adaln_modulate [--count 150] [--seed 3] [--target 80] [--seconds 600] [--record]
 
 Every mutant runs the op's cases until one notices. Survivors are printed with their PTX; those whose damage cannot be
 seen are argued in mutation.json, one by one, by kernel, line and text (by hand or by equivalent.py's arguments), and
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--target", type=int, default=80, choices=toolchain.TARGETS)
+    parser.add_argument("--seconds", type=float, default=600.0, help="score what ran until then")
     parser.add_argument("--record", action="store_true", help="write the score into mutation.json")
     o = parser.parse_args()
     unit = f"{o.op}/compute_{o.target}"
@@ -237,6 +238,9 @@ def main() -> None:
         chosen, everything = draw(module, base, o.count, o.seed)
         tally: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for k, mutant in enumerate(chosen):
+            if time.perf_counter() - started > o.seconds:
+                chosen = chosen[:k]
+                break
             how = verdict(o.op, module, mutant, base, planner)
             if how == "survived":
                 entry = argued.get(tuple(getattr(mutant, k) for k in NAMED)) or argument(unit, module, mutant)

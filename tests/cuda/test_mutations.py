@@ -113,6 +113,7 @@ ONE_BIT = "add.s32 %r4, %r3, 1065353216;", "add.s32 %r4, %r3, 1065353217;"
 QUARTER = "shr.s32 %r2, %r1, 1;", "shr.s32 %r2, %r1, 2;"
 SIGN = "and.b32 %r2, %r1, 2;", "or.b32 %r2, %r1, 2;"
 ABOVE = "setp.gt.f32 %p2, %f1, 0f42B20000;", "setp.ge.f32 %p2, %f1, 0f42B20000;"
+WIDER = "and.b64 %rd23, %rd4, -4294967296;", "and.b64 %rd23, %rd4, -4294967295;"
 MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
 
 
@@ -133,6 +134,8 @@ MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
         # the divided number has 64 bits of its own; there is no second division
         (DIVISION.replace("cvt.u64.u32 %rd5", "cvt.u64.u32 %rd6"), *INVERTED, False),
         (DIVISION.replace("div.u32", "add.u32"), *INVERTED, False),
+        (DIVISION.replace("cvt.u64.u32 %rd5", "cvt.u64.u32 %rd6"), *WIDER, True),
+        (DIVISION.replace("@%p1 bra", "@!%p1 bra").replace("cvt.u64.u32 %rd5", "mov.u64 %rd5"), *WIDER, False),
         (QUADRANT, *MASKED, True),
         (QUADRANT, "and.b32 %r4, %r3, -2147483648;", "and.b32 %r4, %r3, -2147483647;", True),
         (QUADRANT, "and.b32 %r4, %r3, -2147483648;", "or.b32 %r4, %r3, -2147483648;", False),
