@@ -9,11 +9,13 @@ import torch
 
 from prestissimo.data import FeatureStore, FeatureWriter
 from prestissimo.models.checkpoint import load_into
+from prestissimo.models.config import read_model_config
 from prestissimo.nn.codec import MelCodec, MelCodecConfig
 from prestissimo.nn.magnitudes import MagNetConfig
 from prestissimo.nn.stft import MelConfig
 from prestissimo.training.codec import CodecTrainingConfig, MagNetBatches, fit_codec, fit_gain, train_codec
-from prestissimo.training.configuration import bundled_configuration
+from prestissimo.training.configuration import find_configuration
+from prestissimo.training.export import BUNDLED
 from prestissimo.training.loop import LoopConfig
 from prestissimo.training.pca import encode_store, fit_pca, patch_statistics, read_latents
 
@@ -175,9 +177,9 @@ def test_gains_restore_the_energy(config: CodecTrainingConfig) -> None:
 
 
 def test_configuration_from_toml(tmp_path: Path) -> None:
-    bundled = bundled_configuration("codec")
+    bundled = find_configuration(None, "codec")
     config = CodecTrainingConfig.read(bundled)
-    assert config.codec.hop == 4096
+    assert config.codec == read_model_config(BUNDLED).codec, "the file must be that of the codec that ships"
     assert config.loop.steps > 1000
     text = bundled.read_text().replace('data = "data"', "")
     (tmp_path / "a.toml").write_text(text)

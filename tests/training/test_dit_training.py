@@ -22,11 +22,12 @@ from prestissimo.data.beats import Beats
 from prestissimo.data.captions import CaptionStore
 from prestissimo.data.store import StoredTrack
 from prestissimo.models.checkpoint import load_checkpoint
+from prestissimo.models.config import read_model_config
 from prestissimo.nn import TextEncoder
 from prestissimo.training import dit as dit_module
-from prestissimo.training.configuration import bundled_configuration, read_toml
+from prestissimo.training.configuration import find_configuration, read_toml
 from prestissimo.training.dit import DiTTraining, train_dit
-from prestissimo.training.export import export_dit
+from prestissimo.training.export import BUNDLED, export_dit
 from prestissimo.training.latents import Captions, LatentWindows, Lengths, StoredCaptions
 from prestissimo.training.pca import read_latents
 
@@ -270,13 +271,45 @@ def test_shipped_weights_regain_their_loss(
     assert second < first * 1.02
 
 
-def test_configuration_of_the_bundled_model(tmp_path: Path) -> None:
-    values = read_toml(bundled_configuration("dit"), data=tmp_path, steps=5)
+def test_a_run_leaves_packages_out(latents: Path, captions: Captions, tmp_path: Path) -> None:
+    index = (latents / "latents_index.json").read_text()
+    (tmp_path / "latents_index.json").write_text(index.replace('"p/calm-1"', '"other/fast"'))
+    (tmp_path / "latents.f16").symlink_to(latents / "latents.f16")
+
+    class Named:
+        text, tags, beats = captions.text, captions.tags, captions.beats
+
+        def __contains__(self, track_id: object) -> bool:
+            return track_id == "other/fast" or track_id in captions
+
+    every, some = (LatentWindows(tmp_path, Named(), leave_out=names) for names in ((), ("other", "none")))
+    assert "other/fast" in every.ids
+    assert some.ids == [name for name in every.ids if name != "other/fast"]
+
+
+def test_configurations_of_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = read_toml(find_configuration(None, "dit"), data=tmp_path, steps=5)
     assert (values.pop("data"), values.pop("output")) == (tmp_path, "runs/dit")
-    settings = DiTTraining.from_dict(values)
-    assert (settings.model.width, settings.model.depth, settings.lengths.frames[-1]) == (320, 8, 345)
-    assert (settings.loop.steps, settings.loop.learning_rate, settings.loop.betas) == (5, 1e-3, (0.9, 0.98))
-    assert settings == replace(DiTTraining(), loop=settings.loop), "code and file have the same defaults"
+    first = DiTTraining.from_dict(values)
+    assert first.model == read_model_config(BUNDLED).dit, "the file must be that of the model that ships"
+    assert (first.loop.steps, first.loop.learning_rate, first.loop.betas) == (5, 1e-3, (0.9, 0.98))
+    same = replace(DiTTraining(), loop=first.loop, leave_out=first.leave_out)
+    assert first == same, "code and file have the same defaults"
+    monkeypatch.chdir(tmp_path)
+    values = read_toml(find_configuration(Path("dit_second.toml"), "dit"))
+    assert [values.pop(name) for name in ("data", "output", "init")] == [
+        "data",
+        "runs/dit_second",
+        "runs/dit",
+    ]
+    second = DiTTraining.from_dict(values)
+    assert second.loop.steps == 2000
+    assert second == replace(first, loop=second.loop, leave_out=())
+    Path("dit_second.toml").write_text("")
+    assert read_toml(find_configuration(Path("dit_second.toml"), "dit")) == {}, (
+        "a file that is there comes first"
+    )
+    assert find_configuration(Path("other.toml"), "dit") == Path("other.toml")
     for wrong, message in (
         ({"model": {"latent_channels": 8, "widht": 3}}, r"a\.toml\.model must not have 'widht'"),
         ({"loops": {}}, r"a\.toml must not have 'loops'"),

@@ -81,7 +81,7 @@ def inside(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train_dit(tiny_model: Path, *arguments: str) -> int:
     common = ("--windows", "windows", "--base", str(tiny_model), "--threads", "1", "-q")
-    return run(["train", "dit", "-c", "dit.toml", *common, *arguments])
+    return run(["train", "dit", "-c", "dit.toml", *common, *arguments])  # the last -c counts
 
 
 def test_from_a_data_set_to_music(
@@ -112,6 +112,15 @@ def test_from_a_data_set_to_music(
     start = ("--data", "data", "--out", "runs/second", "--init", "mine")
     assert train_dit(tiny_model, *start) == 0, capsys.readouterr().err
     assert read_progress(Path("runs/second/state.safetensors"))["step"] == 2
+
+    Path("third.toml").write_text('init = "runs/dit"\n' + DIT.replace("runs/dit", "runs/third"))
+    assert train_dit(tiny_model, "-c", "third.toml", "--data", "data") == 0, capsys.readouterr().err
+    assert read_progress(Path("runs/third/state.safetensors"))["step"] == 2
+    Path("third.toml").write_text(Path("third.toml").read_text().replace("runs/dit", "runs/gone"))
+    more = ("-c", "third.toml", "--data", "data", "--steps", "3")
+    assert train_dit(tiny_model, *more) == 0, "a run that has begun needs no start"
+    assert train_dit(tiny_model, *more, "--out", "runs/fourth") == 2
+    assert "runs/gone" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_name_what_is_wrong(

@@ -23,7 +23,15 @@ app = typer.Typer(
 )
 
 _BUNDLED = "the bundled model's"
-_Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file.", show_default=_BUNDLED)]
+_Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="TOML file; codec.toml, dit.toml and dit_second.toml ship.",
+        show_default=_BUNDLED,
+    ),
+]
 _Data = Annotated[
     Path | None,
     typer.Option("--data", help="Folder that `prestissimo data build` wrote.", show_default="the file's"),
@@ -62,10 +70,10 @@ def codec(
     prestissimo train codec --data data --out runs/codec
     """
     from prestissimo.training.codec import CodecTrainingConfig, train_codec
-    from prestissimo.training.configuration import bundled_configuration
+    from prestissimo.training.configuration import find_configuration
 
     _talk(quiet)
-    path = config or bundled_configuration("codec")
+    path = find_configuration(config, "codec")
     settings = CodecTrainingConfig.read(path, steps=steps, data=data, output=out, threads=threads)
     train_codec(settings, init, not quiet)
     print(settings.output / "codec.safetensors")
@@ -78,7 +86,10 @@ def dit(
     out: _Out = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="dit.safetensors, or a model folder, to start from.", show_default=False),
+        typer.Option(
+            help="Weights to start from: folder of a run (its average) or of a model, or dit.safetensors.",
+            show_default="the file's",
+        ),
     ] = None,
     threads: _Threads = None,
     steps: _Steps = None,
@@ -129,6 +140,8 @@ def dit(
         BeatGrid(store) if "beats" in settings.model.conditions else None,
     )
     text_encoder = load_text_encoder(base)
+    if init is None and not (folders["output"] / "state.safetensors").exists():
+        init = folders.get("init")  # what a run has begun with is in its checkpoint
     weights = None if init is None else _weights(init, settings)
     if known:
         encode_store(load_codec(codec), store, folders["data"])
@@ -166,17 +179,19 @@ def _talk(quiet: bool) -> None:
 def _read(
     config: Path | None, steps: int | None, **given: Path | None
 ) -> tuple[DiTTraining, dict[str, Path]]:
-    """The settings of a run and its folders."""
-    from prestissimo.training.configuration import bundled_configuration, read_toml
+    """The settings of a run, its folders, and "init" where it starts from weights."""
+    from prestissimo.training.configuration import find_configuration, read_toml
     from prestissimo.training.dit import DiTTraining
 
-    path = config or bundled_configuration("dit")
+    path = find_configuration(config, "dit")
     values = read_toml(path, steps=steps, **given)
     folders: dict[str, Path] = {}
-    for name in ("data", "output"):
+    for name in ("data", "output", "init"):
         folder: Any = values.pop(name, None)
+        if name == "init" and folder is None:
+            continue
         if not isinstance(folder, str | Path):
-            option = {"data": "--data", "output": "--out"}[name]
+            option = {"data": "--data", "output": "--out", "init": "--init"}[name]
             raise ValueError(f"{path} must name the folder {name!r}, or {option} be given")
         folders[name] = Path(folder).expanduser()
     return DiTTraining.from_dict(values, str(path)), folders
@@ -187,8 +202,16 @@ def _weights(path: Path, settings: DiTTraining) -> dict[str, Tensor]:
 
     from prestissimo.models.checkpoint import load_into
     from prestissimo.nn import DiT
+    from prestissimo.training.state import read_average
 
     with torch.device("meta"):
         model = DiT(settings.model)
+    if (path / "state.safetensors").is_file():
+        tensors, _ = read_average(path / "state.safetensors")
+        try:
+            model.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit the model: {error}") from error
+        return dict(model.state_dict())
     load_into(model, path / "dit.safetensors" if path.is_dir() else path)
     return dict(model.state_dict())

@@ -7,12 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["bundled_configuration", "read_toml"]
+__all__ = ["find_configuration", "read_toml"]
 
 
-def bundled_configuration(kind: str) -> Path:
-    """The file that the bundled model was trained with; kind: "codec" or "dit"."""
-    return Path(__file__).with_name(f"{kind}.toml")
+def find_configuration(path: Path | None, kind: str) -> Path:
+    """`path`; where there is no such file and a bundled one has its name, that one; None means kind.toml.
+
+    The bundled model was trained with codec.toml, dit.toml and dit_second.toml.
+    """
+    given = Path(f"{kind}.toml") if path is None else path
+    bundled = Path(__file__).with_name(given.name)
+    if path is None or (given.parent == Path() and not given.exists() and bundled.is_file()):
+        return bundled
+    return given
 
 
 def read_toml(path: Path | str, *, steps: int | None = None, **given: Any) -> dict[str, Any]:

@@ -27,14 +27,15 @@ VALIDATION_SIGMAS = tuple(math.exp(-3.5 + 0.75 * i) for i in range(9))  # 0.03 .
 class DiTTraining:
     """Everything that decides a run.
 
-    drop_text: share of captions replaced by the null text (papers.md 0.4, CFG), and with them all else that is said
-    of the music; drop_tempo: share of the others whose tempo is left open; p_mean, p_std: of ln sigma; sigma_data:
-    standard deviation of the latents.
+    leave_out: packages that it does not hear; drop_text: share of captions replaced by the null text (classifier-free
+    guidance), and with them all else that is said of the music; drop_tempo: share of the others whose tempo is left
+    open; p_mean, p_std: of ln sigma; sigma_data: standard deviation of the latents.
     """
 
     model: DiTConfig = field(default_factory=lambda: DiTConfig(latent_channels=128))
     loop: LoopConfig = field(default_factory=LoopConfig)
     lengths: Lengths = field(default_factory=Lengths)
+    leave_out: tuple[str, ...] = ()
     drop_text: float = 0.12
     drop_tempo: float = 0.4
     p_mean: float = -0.4
@@ -101,8 +102,8 @@ def train_dit(
         # Conditions that the weights do not know start at zero: the outputs are theirs until training changes them.
         fresh = {name: t for name, t in model.state_dict().items() if name.startswith("conditions.")}
         model.load_state_dict({**fresh, **init})
-    data = LatentWindows(latents, captions, "train", scale, config.loop.seed)
-    held_out = LatentWindows(latents, captions, "heldout", scale, config.loop.seed)
+    data = LatentWindows(latents, captions, "train", scale, config.loop.seed, config.leave_out)
+    held_out = LatentWindows(latents, captions, "heldout", scale, config.loop.seed, config.leave_out)
     channels = data.latents.shape[1]
     if channels != config.model.latent_channels:
         raise ValueError(f"model.latent_channels must be {channels}, got {config.model.latent_channels}")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -93,7 +93,7 @@ class Lengths:
 
 
 class LatentWindows:
-    """Random windows of the tracks of one split, balanced by tags.
+    """Random windows of the tracks of one split, balanced by tags; leave_out: packages, which begin their tracks' ids.
 
     A position is drawn with probability proportional to the mean of count(tag)^-1/2 over the tags of its six seconds:
     half-way between the corpus as it is and equal shares for every tag.
@@ -106,6 +106,7 @@ class LatentWindows:
         split: str = "train",
         scale: Tensor | None = None,
         seed: int = 0,
+        leave_out: Collection[str] = (),
     ) -> None:
         latents, index = read_latents(folder)
         self.rate = index["sample_rate"] / index["hop"]
@@ -113,7 +114,11 @@ class LatentWindows:
         factor = (
             np.ones(index["channels"]) if scale is None else np.asarray(scale) / np.asarray(index["scale"])
         )
-        tracks = [t for t in index["tracks"] if t["split"] == split and t["id"] in captions]
+        tracks = [
+            t
+            for t in index["tracks"]
+            if t["split"] == split and t["id"] in captions and t["id"].partition("/")[0] not in leave_out
+        ]
         if not tracks:
             raise ValueError(f"{folder} has no captioned track of split {split!r}")
         self.ids = [t["id"] for t in tracks]

@@ -101,7 +101,9 @@ def encode_store(codec: MelCodec, store: FeatureStore, folder: Path) -> int:
     if index_path.exists():
         index = json.loads(index_path.read_text(encoding="utf-8"))
         if any(index.get(name) != value for name, value in constants.items()):
-            raise ValueError(f"{index_path.name} was written with another codec: delete it to encode again")
+            raise ValueError(
+                f"{index_path.name} was written with another codec: name it (--codec) or delete that file to start anew"
+            )
     done = {entry["id"] for entry in index["tracks"]}
     frames = sum(entry["frames"] for entry in index["tracks"])
     new: list[StoredTrack] = [track for track in store if track.id not in done]
