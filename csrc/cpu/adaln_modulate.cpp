@@ -100,14 +100,20 @@ bool forward_rows(const AdalnModulateArgs& a, int64_t begin, int64_t end) {
   return true;
 }
 
+template <bool kLayer, class T>
+auto rows_of(bool streamed) {
+  if constexpr (Vec::lanes > 1)
+    if (streamed) return forward_rows<kLayer, true, T>;
+  return forward_rows<kLayer, false, T>;
+}
+
 template <class T>
 void forward(const AdalnModulateArgs& a) {
   const int64_t rows = a.batch * a.time, C = a.channels;
   const bool streamed = past_cache<T>(a.y, rows, C);
   bool failed = false;
   parallel_for(rows, kGrainElements / (C + 1) + 1, [&](int64_t begin, int64_t end) {
-    const auto layer = streamed ? forward_rows<true, true, T> : forward_rows<true, false, T>;
-    const auto rms = streamed ? forward_rows<false, true, T> : forward_rows<false, false, T>;
+    const auto layer = rows_of<true, T>(streamed), rms = rows_of<false, T>(streamed);
     if (!(a.norm == Norm::layer ? layer : rms)(a, begin, end)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   if (failed) out_of_memory();

@@ -322,7 +322,9 @@ template <bool kLayer, class T, class B>
 auto rows_of(bool streamed, bool in_pairs) {
   if constexpr (sizeof(T) == sizeof(float))
     if (in_pairs && !streamed) return forward_together<kLayer, T, B>;
-  return streamed ? forward_rows<kLayer, true, T, B> : forward_rows<kLayer, false, T, B>;
+  if constexpr (Vec::lanes > 1)
+    if (streamed) return forward_rows<kLayer, true, T, B>;
+  return forward_rows<kLayer, false, T, B>;
 }
 
 constexpr int64_t kPairsAbove = 4 << 20;  // bytes of r and y: from where rows in pairs were the faster
