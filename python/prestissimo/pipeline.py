@@ -233,6 +233,11 @@ class Pipeline:
                 audio = torch.empty(2, 0)
                 if decode:
                     audio = self.codec.decode_waveform(x, length=samples)[0].float().cpu()
+                    if not torch.isfinite(audio).all():
+                        raise FloatingPointError(
+                            f"the music is not finite: {request.steps} steps of {request.sampler} have left the "
+                            "model's range; take more steps or less guidance"
+                        )
         timing = Timing(**stages.seconds)
         return Generation(audio, x[0].float().cpu(), request, timing)
 

@@ -36,6 +36,15 @@ def test_csv_files_set_any_field_of_a_row(tmp_path):
     assert (second.seconds, second.seed, second.guidance, second.init_strength) == (12.0, 101, 2.5, 0.4)
 
 
+def test_a_folder_is_made_where_the_name_says_that_it_is_one(tmp_path):
+    (job,) = plan(CALM, {}, seed=7, output=f"{tmp_path}/takes/")
+    assert (tmp_path / "takes").is_dir()
+    assert job.path.parent == tmp_path / "takes"
+    with pytest.raises(FileNotFoundError):
+        plan(CALM, {}, seed=7, output=f"{tmp_path}/absent/takes/")
+    assert not (tmp_path / "absent").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -123,7 +132,7 @@ def test_mistakes_are_found_before_any_work(tmp_path):
     with pytest.raises(FileNotFoundError):
         plan(CALM, {}, seed=7, output=str(tmp_path / "absent" / "a.wav"))
     with pytest.raises(FileNotFoundError):
-        plan(CALM, {}, seed=7, output=f"{tmp_path}/absent/")
+        plan(CALM, {}, seed=7, output=f"{tmp_path}/absent/deep/")
     for settings, message in [
         ({"output": "a.txt"}, "cannot tell the audio format"),
         ({"output": ""}, "output must be"),

@@ -256,3 +256,11 @@ def test_weights_that_explode_are_found_out(tiny_model):
         pipe.dit.out_offset.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="not finite"):
         pipe("calm", seconds=0.3)
+
+
+def test_music_that_leaves_the_range_is_found_out(tiny_model):
+    pipe = load(tiny_model)
+    with torch.no_grad():
+        pipe.dit.out_offset.fill_(1e9)
+    with pytest.raises(FloatingPointError, match="5 steps of euler have left the model's range"):
+        pipe("calm", seconds=0.3, num_inference_steps=5, sampler="euler")

@@ -92,6 +92,8 @@ def describe(error: BaseException) -> tuple[str, int]:
         return "out of memory", 1
     if isinstance(error, ValueError | ImportError):
         return _one_line(str(error)) or type(error).__name__, 2
+    if isinstance(error, FloatingPointError):  # of sampling and training, which say what to change
+        return _one_line(str(error)), 1
     hint = "set PRESTISSIMO_DEBUG=1 for the traceback"
     return f"{type(error).__name__}: {_one_line(str(error))} ({hint})", 1
 

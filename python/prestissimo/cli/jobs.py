@@ -180,6 +180,10 @@ def _with_paths(
             f"format {kind.name} does not go with the name {output!r}: end it in {kind.suffixes[0]}"
         )
     audio.check_bit_depth(kind, depth)
+    if (
+        folder and Path(output).parent.is_dir()
+    ):  # a folder that is named as one is made; those above it are not
+        Path(output).mkdir(exist_ok=True)
     width = len(str(len(requests)))
     jobs, taken = [], set()
     for i, request in enumerate(requests, 1):
