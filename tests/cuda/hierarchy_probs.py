@@ -58,6 +58,7 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
             logits.fill_(-60.0)[range(N), rng.integers(0, logits.shape[1], N)] = 60.0
     dout = inputs(rng, (N, S), dtype, 0.3)
     parents = torch.from_numpy((rng.random(S) ** 2 * C).astype(np.int64))
+    parents[:2] = torch.tensor([0, C - 1])[:S]
     ordered, order = parents.sort(stable=True)
     first = torch.searchsorted(ordered, torch.arange(C + 1))
     given = (
