@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`linear` on packed weights beside oneDNN's prepacked product of the same shape, eager F.linear and our own bf16.
+"""`linear` on packed weights beside oneDNN's prepacked product of the same shape, what users call, and our own bf16.
 
     pytest benchmarks/bench_gemm.py -s --benchmark-json=gemm.json
 
 x is float32 for float32 products, else bfloat16. Our int8 rounds the rows of x in the time that counts; oneDNN's gets
 them rounded, with one scale for all. `of_onednn` is to be 0.95 for bf16, 0.9 for the others; int8 1.7 times our bf16.
+What users call: F.linear, and OpenVINO and ONNX Runtime where they are installed (float32 in and out, the former's
+products in the row's dtype, int8 aside).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import pytest
 import torch
 from ceilings import DTYPES, onednn_product
 from interleave import interleave, machine
+from peers import peers
 
 from prestissimo import ops
 
@@ -58,7 +61,11 @@ def test_linear(benchmark: Any, name: str, dtype: str, threads: int) -> None:
         with torch.inference_mode(), ops.strict_kernels():
             error = ops.linear_error(x, weight, packed)
             assert error < {"float32": 1e-6, "bfloat16": 5e-3, "int8": 2e-2}[dtype]
-            times = interleave(rivals, rounds=15)
+            if dtype != "int8":
+                wide = dense.float()
+                exported = lambda v: torch.nn.functional.linear(v, wide)  # noqa: E731
+                rivals |= peers(exported, (x,), threads, dtype, 1e-4 if dtype == "float32" else 0.05)
+            times = interleave(rivals, rounds=15, seconds=3.0)
             benchmark.pedantic(rivals["prestissimo"], rounds=3)
     finally:
         torch.set_num_threads(before)
@@ -68,6 +75,7 @@ def test_linear(benchmark: Any, name: str, dtype: str, threads: int) -> None:
     print(", ".join(f"{k} {rate:.0f} GFLOP/s" for k, rate in rates.items()))
     benchmark.extra_info |= {
         "machine": machine(),
+        "op": "linear",
         "threads": threads,
         "shape": [M, N, K],
         "dtype": dtype,

@@ -5,25 +5,40 @@
 
 Values are checked before anything is timed. One pytest-benchmark row per op, size, dtype and thread count holds our
 time; its extra_info holds the rivals', taken in turn with it: `gain` over eager against the ratio of bytes moved,
-`of_compile` against torch.compile, `of_copy` against a copy with the same footprint.
+`of_compile` against torch.compile, `of_copy` against a copy with the same footprint, `of_ceiling` of ops that are
+products against oneDNN's prepacked product of M = K = N = 2048. attention, linear and the losses over all pairs have
+files of their own, which time the backward too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from ceilings import DTYPES, onednn_product
 from interleave import interleave, machine
+from peers import peers
 
 from prestissimo import ops
 from prestissimo.ops.cases import CASES, OpCase, Shape
 from prestissimo.ops.tolerance import assert_close
 
+# Elsewhere: bench_attention.py, bench_gemm.py, bench_pairs.py
+ELSEWHERE = {"attention", "linear", "info_nce", "segment_similarity"}
+PRODUCTS = {"hierarchy_argmax", "conv1d", "conv_transpose1d"}
+# What OpenVINO and ONNX Runtime have an op or a fusion for, and the tensors that it takes
+EXPORTED = {
+    "adaln_modulate": ("x", "shift", "scale"),
+    "gated_residual": ("x", "branch", "gate"),
+    "swiglu": ("x",),
+    "geglu": ("x",),
+}
 ROWS = [
     pytest.param(case, size, shape, dtype, threads, id=f"{case.id}-{size}-{str(dtype)[6:]}-{threads}t")
     for case in CASES
+    if case.name not in ELSEWHERE
     for size, shape in case.real.items()
     for dtype in case.dtypes
     if dtype != torch.float16
@@ -58,6 +73,23 @@ def verify(case: OpCase, arguments: dict[str, Any]) -> None:
             assert_close(ours, same, exact, name=case.id)
 
 
+def exported(
+    case: OpCase, arguments: dict[str, Any], dtype: torch.dtype, threads: int
+) -> dict[str, Callable[[], Any]]:
+    """The op's rivals out of its exported reference."""
+    names = tuple(n for n in EXPORTED.get(case.name, ()) if arguments.get(n) is not None)
+    if not names or arguments[names[0]].dtype != dtype:
+        return {}
+    rest = {k: v.float() if torch.is_tensor(v) else v for k, v in arguments.items() if k not in names}
+
+    def f(*tensors: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = case.reference(**rest, **dict(zip(names, tensors, strict=True)))
+        return y
+
+    given = tuple(arguments[n] for n in names)
+    return peers(f, given, threads, str(dtype)[6:], 1e-4 if dtype == torch.float32 else 0.05)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def machine_info() -> None:
     print("\n" + ", ".join(f"{k} {v}" for k, v in machine().items()))
@@ -79,21 +111,27 @@ def test_op(benchmark: Any, case: OpCase, size: str, shape: Shape, dtype: torch.
             # a copy that reads and writes, together, what the op must read and write, and allocates its result as
             # the op does: above 32 MB malloc maps fresh pages, whose faults cost ten times the copy (3.4 GB/s here)
             source = torch.zeros(case.bytes_moved(shape, item) // 2, dtype=torch.uint8)
-            times = interleave(
-                {
-                    "prestissimo": lambda: case.op(**arguments),
-                    "eager": eager,
-                    "compile": compiled,
-                    "copy": lambda: source.clone(),
-                }
-            )
+            rivals: dict[str, Callable[[], Any]] = {
+                "prestissimo": lambda: case.op(**arguments),
+                "eager": eager,
+                "compile": compiled,
+                "copy": lambda: source.clone(),
+                **exported(case, arguments, dtype, threads),
+            }
+            if case.name in PRODUCTS:
+                rivals["ceiling"] = onednn_product(2048, 2048, 2048, dtype)
+            times = interleave(rivals, seconds=4.0)
             benchmark.pedantic(lambda: case.op(**arguments), rounds=5, warmup_rounds=1)
     finally:
         torch.set_num_threads(before)
     ours = times["prestissimo"].fastest
     moved = case.bytes_moved(shape, item)
+    if "ceiling" in times:
+        ceiling = 2 * 2048**3 / times["ceiling"].fastest
+        benchmark.extra_info["of_ceiling"] = case.flops(shape) / ours / ceiling
     benchmark.extra_info |= {
         "machine": machine(),
+        "op": case.name,
         "threads": threads,
         "shape": list(shape),
         "dtype": str(dtype)[6:],

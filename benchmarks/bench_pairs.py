@@ -51,6 +51,8 @@ def both_ways(f: Callable[..., torch.Tensor], *leaves: torch.Tensor) -> Callable
 
 def run(
     benchmark: Any,
+    op: str,
+    shape: tuple[int, ...],
     threads: int,
     dtype: torch.dtype,
     flops: float,
@@ -68,7 +70,9 @@ def run(
     seconds = {name: t.fastest for name, t in times.items()}
     benchmark.extra_info |= {
         "machine": machine(),
+        "op": op,
         "threads": threads,
+        "shape": list(shape),
         "dtype": str(dtype)[6:],
         "seconds": seconds,
         "of_ceiling": flops / seconds["prestissimo"] / (2 * 2048**3 / seconds["ceiling"]),
@@ -91,7 +95,8 @@ def test_info_nce(benchmark: Any, dtype: torch.dtype, threads: int) -> None:
     ours, theirs = both_ways(ops.info_nce, a, b, s), both_ways(clip_loss, a, b, s.to(dtype))
     for x, y in zip(ours(), theirs(), strict=True):
         torch.testing.assert_close(x.float(), y.float(), rtol=0.1, atol=0.05 * y.abs().max().item())
-    run(benchmark, threads, dtype, FOUR_PRODUCTS * B**2 * E, {"prestissimo": ours, "clip_loss": theirs}, 5)
+    rivals = {"prestissimo": ours, "clip_loss": theirs}
+    run(benchmark, "info_nce", (B, E), threads, dtype, FOUR_PRODUCTS * B**2 * E, rivals, 5)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -105,7 +110,8 @@ def test_segment_similarity(benchmark: Any, dtype: torch.dtype, threads: int) ->
     for x, y in zip(ours(), theirs(), strict=True):
         torch.testing.assert_close(x.float(), y.float(), rtol=0.1, atol=0.05 * y.abs().max().item())
     flops = FOUR_PRODUCTS * B**2 * S * E
-    run(benchmark, threads, dtype, flops, {"prestissimo": ours, "einsum": theirs}, 5)
+    rivals = {"prestissimo": ours, "einsum": theirs}
+    run(benchmark, "segment_similarity", (B, S, E), threads, dtype, flops, rivals, 5)
 
 
 _MEMORY = """
@@ -141,8 +147,11 @@ def test_memory(benchmark: Any, name: str, shape: tuple[int, ...], limit: float,
     benchmark.pedantic(lambda: None)
     benchmark.extra_info |= {
         "machine": machine(),
+        "op": name,
+        "shape": list(shape),
         "dtype": str(dtype)[6:],
-        "megabytes": megabytes,
+        "memory_mb": megabytes,
+        "memory_limit_mb": limit,
         "seconds": seconds,
     }
     print(f"\n{name} {shape} {str(dtype)[6:]}: {megabytes:.0f} MB, {seconds:.1f} s")

@@ -91,6 +91,7 @@ def test_topk(benchmark: Any, case: OpCase, size: str, shape: Shape, threads: in
     )
     benchmark.extra_info |= {
         "machine": machine(),
+        "op": case.name,
         "threads": threads,
         "shape": list(shape),
         "microseconds": {k: v * 1e6 for k, v in fastest.items()},

@@ -31,19 +31,24 @@ def interleave(
     rounds: int = 30,
     seconds_per_call: float = 0.01,
     finish: Callable[[], Any] = lambda: None,
+    seconds: float = float("inf"),
 ) -> dict[str, Timing]:
     """Time every rival once per round, in turn, each turn long enough (about `seconds_per_call`) to be measured.
 
-    `finish` waits for what the calls of a turn have only started, as on a GPU; its time counts.
+    `finish` waits for what the calls of a turn have only started, as on a GPU; its time counts. There are fewer rounds,
+    at least 3 of them, where `rounds` would take longer than `seconds` in all.
     """
-    repeats = {}
+    repeats, turn = {}, 0.0
     for name, run in rivals.items():
         run()
         finish()
         start = time.perf_counter()
         run()
         finish()
-        repeats[name] = max(1, round(seconds_per_call / max(time.perf_counter() - start, 1e-7)))
+        once = max(time.perf_counter() - start, 1e-7)
+        repeats[name] = max(1, round(seconds_per_call / once))
+        turn += once * repeats[name]
+    rounds = int(min(rounds, max(3, seconds / turn)))
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, run in rivals.items():
