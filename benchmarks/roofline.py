@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A roofline picture: operations per second over operations per byte, under the ceilings of the same run.
+"""A roofline picture of ops or blocks: operations per second over operations per byte, under the same run's ceilings.
 
 python benchmarks/roofline.py ops.json -o roofline.png
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import Row, below, rows_of
+from goals import Row, below, op_of
+from report import rows_of
 
 
 def draw(rows: list[Row]) -> Any:
@@ -20,18 +21,15 @@ def draw(rows: list[Row]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ops = [row for row in rows if row.get("flops")]
+    ops = [row for row in rows if row.get("flops") and row.get("bytes")]
     ceilings = [row for row in rows if "ceiling_gflop_per_s" in row]
     if not ops or not ceilings:
-        raise ValueError("rows must hold timed ops and ceilings; run the ops benchmark whole")
+        raise ValueError("rows must hold timed ops and ceilings: leave test_ceiling in the selection")
     threads = sorted({row["threads"] for row in ops})
     figure = Figure(figsize=(7 * len(threads), 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(1, len(threads), sharey=True))
-    colours = {
-        name: f"C{i}"
-        for i, name in enumerate(dict.fromkeys(row["name"].split("[")[1].split("-")[0] for row in ops))
-    }
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(map(op_of, ops)))}
     for panel, count in zip(panels, threads, strict=True):
         here = [row for row in ceilings if row["threads"] == count]
         bandwidth = max((row["copy_gb_per_s"] for row in here), default=0)
@@ -40,7 +38,7 @@ def draw(rows: list[Row]) -> Any:
             panel.plot(x, np.minimum(x * bandwidth, row["ceiling_gflop_per_s"]), lw=1, color="0.6")
             panel.annotate(row["dtype"], (300, row["ceiling_gflop_per_s"] * 1.05), fontsize=8, color="0.4")
         for row in (row for row in ops if row["threads"] == count):
-            name = row["name"].split("[")[1].split("-")[0]
+            name = op_of(row)
             panel.plot(
                 row["flops"] / row["bytes"],
                 row["flops"] / row["microseconds"]["prestissimo"] / 1e3,

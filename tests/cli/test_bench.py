@@ -30,7 +30,7 @@ def test_rows_are_kept_and_printed(tmp_path: Path, capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bench", "decode", "--plot", "a.png"], "of ops, not of decode"),
+        (["bench", "decode", "--plot", "a.png"], "of ops or block, not of decode"),
         (["bench", "ops", "-o", "no/such/folder/a.json"], "no/such/folder"),
         (["bench", "ops", "-k", "no_such_row"], "no_such_row"),
     ],
@@ -44,10 +44,11 @@ def test_errors_name_the_argument(
 
 def test_a_loss_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(_folder()), *sys.path])
-    import report
+    import goals
+    import tables
 
     row = {
-        "name": "test_op[some_op-size-float32-1t]",
+        "name": "test_op[swiglu-size-float32-1t]",
         "gain": 2.0,
         "bytes_ratio": 3.0,
         "of_compile": 0.9,
@@ -56,11 +57,47 @@ def test_a_loss_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
         "gb_per_s": 1.0,
         "microseconds": {"prestissimo": 1.0, "eager": 2.0, "compile": 0.9, "copy": 0.7},
     }
-    assert report.below(row) == ["gain", "compile", "copy"]
-    assert "below: gain, compile, copy" in report.table([row])
+    assert goals.below(row) == ["gain", "compile", "copy"]
+    marked = "**below:** gain 2.00 < 2.55, compile 0.90 < 0.95, copy 0.70 < 0.80"
+    assert marked in tables.table([row])
     fine = {**row, "gain": 2.6, "of_compile": 0.95, "of_copy": 0.8}
-    assert report.below(fine) == []
-    assert "below" not in report.table([fine])
+    assert goals.below(fine) == []
+    assert "below" not in tables.table([fine])
+    slow, fast = {**row, "threads": 1}, {**fine, "threads": 2, "name": "test_op[swiglu-size-float32-2t]"}
+    lines = tables.table([slow, fast]).splitlines()
+    (line,) = (line for line in lines if line.startswith("| swiglu-size-float32 |"))
+    assert "2.00 (3.0) / 2.60 (3.0)" in line
+    assert any(line.startswith("| op, size, dtype; 1 / 2 threads |") for line in lines)
+    assert line.endswith("copy 0.70 < 0.80 on 1 |")
+    assert "1 of 2 rows with a goal miss one: swiglu 1." in lines
+
+
+def test_a_roofline_has_a_panel_per_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(sys, "path", [str(_folder()), *sys.path])
+    import roofline
+
+    rows = []
+    for threads in (1, 2):
+        block = {
+            "flops": 1e9,
+            "bytes": 1e6,
+            "microseconds": {"prestissimo": 9e3},
+            "dtype": "int8",
+            "machine": {},
+        }
+        block |= {"of_ceiling": 0.5, "goal_of_ceiling": 0.6, "threads": threads}
+        rows += [{"name": f"test_block[open-1.0-int8-{threads}t]", "op": "dit_block", **block}]
+        ceiling = {"ceiling_gflop_per_s": 200.0, "copy_gb_per_s": 20.0, "dtype": "int8", "threads": threads}
+        rows += [{"name": f"test_ceiling[int8-{threads}t]", **ceiling}]
+    panels = roofline.draw(rows).axes
+    assert [panel.get_title() for panel in panels] == [f"{n} threads, cross: below a goal" for n in (1, 2)]
+    for panel in panels:
+        line, dot = panel.lines
+        assert (max(line.get_ydata()), *dot.get_ydata()) == pytest.approx((200.0, 1e9 / 9e3 / 1e3))
+        assert dot.get_marker() == "x"
+    with pytest.raises(ValueError, match="ceilings"):
+        roofline.draw(rows[:1])
 
 
 def test_the_document_is_that_of_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:

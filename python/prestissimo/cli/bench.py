@@ -49,26 +49,26 @@ def bench(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw a roofline picture (PNG or SVG; ops alone).", show_default=False),
+        typer.Option(help="Draw a roofline picture (PNG or SVG; ops and block alone).", show_default=False),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
-    """Time the ops, the decoder or the whole path against eager PyTorch, torch.compile and a copy.
+    """Time ops, blocks, the decoder or the whole path against eager PyTorch, torch.compile, OpenVINO and a copy.
 
     Values are checked before anything is timed; rivals take turns inside one run. A row below a goal says which.
     Needs pip install "prestissimo\\[bench]" and a quiet machine.
 
     \b
-    prestissimo bench ops -k "adaln_modulate and 2t" --plot roofline.png
+    prestissimo bench ops -k "ceiling or adaln_modulate" --plot roofline.png
     """
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise ImportError('bench needs pytest-benchmark: pip install "prestissimo[bench]"')
     if plot is not None:
-        if suite is not Suite.ops:
-            raise ValueError(f"--plot draws a roofline of ops, not of {suite.value}")
+        if suite not in (Suite.ops, Suite.block):
+            raise ValueError(f"--plot draws a roofline of ops or block, not of {suite.value}")
         if importlib.util.find_spec("matplotlib") is None:
             raise ImportError('--plot needs matplotlib: pip install "prestissimo[plot]"')
     for option, path in (("--output", output), ("--plot", plot)):
