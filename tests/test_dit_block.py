@@ -89,12 +89,37 @@ def test_threads_have_memory_of_their_own() -> None:
 def test_gradients_are_those_of_the_ops(dtype: torch.dtype) -> None:
     case = BLOCKS[0]
     gradients = []
-    for f in (case.op, lambda **a: dit_block.composed(dit_block._BY_OPS, *case.overload_arguments(a))):
+    for f in (
+        case.op,
+        lambda **a: case.op(**a, recompute=True),
+        lambda **a: dit_block.composed(dit_block._BY_OPS, *case.overload_arguments(a)),
+    ):
         a = case.make(SHAPE, dtype, torch.Generator().manual_seed(0))
         leaves = [a[name].requires_grad_() for name in case.gradients]
         f(**a).float().square().sum().backward()
         gradients.append([t.grad for t in leaves])
-    assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))
+    assert all(torch.equal(x, y) and torch.equal(y, z) for x, y, z in zip(*gradients, strict=True))
+
+
+def test_what_the_backward_keeps() -> None:
+    """All that the ops record, or the inputs alone."""
+    case = BLOCKS[0]
+    kept = []
+    for recompute in (False, True):
+        a = case.make(SHAPE, torch.float32, torch.Generator().manual_seed(0))
+        inputs = {t.untyped_storage().data_ptr() for t in a.values() if isinstance(t, Tensor)}
+        a["x"].requires_grad_()
+        saved: list[Tensor] = []
+
+        def keep(t: Tensor, saved: list[Tensor] = saved) -> Tensor:
+            saved.append(t)
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            case.op(**a, recompute=recompute)
+        kept.append({t.untyped_storage().data_ptr() for t in saved} - inputs)
+    assert len(kept[0]) > 10
+    assert not kept[1]
 
 
 def test_a_block_of_the_transformer() -> None:

@@ -22,7 +22,7 @@ from .linear import reference as linear_reference
 from .pack_linear import PackedWeight, packed_bytes
 from .qk_norm_rope import qk_norm_rope
 from .qk_norm_rope import reference as qk_norm_rope_reference
-from .registration import Op, _core, expect_shape, launch, new_empty, torch
+from .registration import Op, _core, compiled, expect_shape, launch, new_empty, torch
 from .swiglu import reference as swiglu_reference
 from .swiglu import swiglu
 
@@ -93,6 +93,7 @@ def dit_block(
     pairing: str = "half",
     gate_form: str = "plain",
     gate_first: bool = False,
+    recompute: bool = False,
 ) -> Any:
     """x += g₁·self(adaln(x; s₁, c₁)); x += cross(norm(x); k, v); x += g₂·ff(adaln(x; s₂, c₂)), ff = W₂ swiglu(W₁ ·).
 
@@ -109,10 +110,12 @@ def dit_block(
         mask: bool [B, S], True where the context has a key.
         norm, eps: as in `adaln_modulate`; qk_norm ("none", "layer", "rms"), qk_eps, pairing: as in `qk_norm_rope`.
         gate_form: as in `gated_residual`; gate_first: as in `swiglu`.
+        recompute: keep the inputs alone for the backward, which then computes the block again: a forward pass more,
+            for the memory of some twenty arrays like x. Otherwise the ops record what they need, one after another.
 
     Returns:
         [B, T, C], dtype and kind (torch, NumPy, …) of x. Differentiable in x, modulation, k, v and all weights that
-        are not packed; the backward computes the block again.
+        are not packed.
 
     Raises:
         ValueError: a shape or an option that does not fit, naming the argument.
@@ -140,7 +143,18 @@ def dit_block(
         gate_form,
         gate_first,
     )
-    return _op(x, modulation, cos, sin, k, v, mask, *data, *options)
+    tensors = (x, modulation, cos, sin, k, v, mask, *data)
+    if not recompute and _recorded(tensors):
+        _check(*tensors, *options)
+        return composed(_BY_OPS, *tensors, *options)
+    return _op(*tensors, *options)
+
+
+def _recorded(tensors: Sequence[Any]) -> bool:
+    """Whether autograd follows what the kernels do with them, outside of torch.compile, which is shown one op."""
+    if torch is None or not compiled() or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
 
 
 def _flat(weights: DiTBlockWeights) -> tuple[str, list[Any], int]:
