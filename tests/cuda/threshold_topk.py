@@ -14,7 +14,7 @@ import torch
 from . import topk_rows
 from .cases import Buffer, Outcome
 from .devices import Device, HostDevice
-from .topk_rows import Rows, TopkRows
+from .topk_rows import DTYPE_CODES, Rows, TopkRows
 
 
 class Args(ctypes.Structure):
@@ -82,18 +82,21 @@ CASES = [
     Case(_ONSETS, 2, "float16", p=4 / 3, temperature=0.5),
     Case(_ONSETS, _EACH, hard=True, slots=(1, 2, 0, 1, 4, 2, 0, 3, 2, 1, 1)),
     Case(_ONSETS, 2, hard=True, selected=1, p=2.0, noise=True),
-    Case(_LONG, 9, temperature=0.3),
+    Case(_LONG, 9, temperature=0.3, noise=True),
     Case(_LONG, 100, "bfloat16", noise=True),
-    Case(_LONG, 31, "float16", temperature=2.0),
+    Case(_LONG, 31, "float16", temperature=2.0, noise=True),
     Case(_LONG, 9, p=4 / 3, noise=True),
-    Case(_LONG, 90, "bfloat16", p=1.5),
-    Case(_LONG, 5, "float16", p=2.0, temperature=0.1),
-    Case(_LONG, 5, "float16", hard=True, selected=7),
-    Case(_LONG, 5, "bfloat16", hard=True, selected=7, p=2.0),
-    Case(_LONG, 5, "bfloat16", hard=True, selected=7),
-    Case(_LONG, 5, hard=True, selected=7),
-    Case(_LONG, 5, hard=True, selected=7, p=2.0),
-    Case(_LONG, 5, "float16", hard=True, selected=7, p=1.5),
+    Case(_LONG, 90, p=1.6, noise=True),
+    Case(_LONG, 90, "bfloat16", p=1.5, noise=True),
+    Case(_LONG, 60, "float16", p=1.8, temperature=0.5, noise=True),
+    Case(_LONG, 5, "float16", hard=True, selected=7, noise=True),
+    Case(_LONG, 5, "bfloat16", hard=True, selected=7, p=2.0, noise=True),
+    Case(_LONG, 5, "bfloat16", hard=True, selected=7, noise=True),
+    Case(_LONG, 5, hard=True, selected=7, noise=True),
+    Case(_LONG, 5, hard=True, selected=7, p=2.0, noise=True),
+    Case(_LONG, 60, "float16", hard=True, selected=50, p=1.5, noise=True),
+    # all but one of scores that reach further down than up: the bracket must begin at the lowest of all warps
+    *(Case(130, 129, dtype, rows=4, spread=30.0, p=p) for dtype in DTYPE_CODES for p in (0.0, 1.5)),
     Case(1, 1, rows=3),
     Case(5, 4, rows=3, spread=60.0),
     Case(65, 13, rows=2, spread=30.0, p=2.0),
