@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, compare, inputs, run_plan
+from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, inputs, run_plan
 from .devices import Device, HostDevice
+from .rows import NOT_FINITE, RowsCase, compare_special, put_special
 
 op = importlib.import_module("prestissimo.ops.hidden_variance")
 _SIZES = tuple((name, ctypes.c_int64) for name in ("batch", "time", "channels"))
@@ -36,24 +36,12 @@ class BackwardArgs(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
-class Case:
-    batch: int
-    time: int
-    channels: int
-    dtype: str = "float32"
-    misalign: int = 0  # elements that x lies off its alignment
-
-    def __str__(self) -> str:
-        words = [f"{self.batch}x{self.time}x{self.channels}", self.dtype]
-        return "-".join(words + ["misaligned"] * bool(self.misalign))
-
-
-def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
+def run(case: RowsCase, device: Device, planner: HostDevice) -> Outcome:
     """Forward, then backward; gradients by autograd through the reference."""
     dtype, (B, T, C) = DTYPES[case.dtype], (case.batch, case.time, case.channels)
     rng = np.random.default_rng([B, T, C])
     x = inputs(rng, (B, T, C), dtype, mean=0.6)
+    put_special(x, case.special)
     dvariance = inputs(rng, (B,), torch.float32, mean=0.7)
     address = Buffer.of(device, as_bytes(x.to(dtype)), misalign=case.misalign * dtype.itemsize).address
     variance, mean = Buffer.empty(device, 4 * B), Buffer.empty(device, 4 * B)
@@ -74,20 +62,21 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
 
     got = {"variance": variance.tensor(torch.float32, (B,)), "dx": dx.tensor(dtype, (B, T, C))}
     (wide, wide_dx), (same, same_dx) = reference(torch.float64), reference(dtype)
-    wrong = compare("variance", got["variance"], wide, same)
-    wrong += compare("dx", got["dx"], wide_dx, same_dx, gradient=True)
+    wrong = compare_special("variance", got["variance"], wide, same)
+    wrong += compare_special("dx", got["dx"], wide_dx, same_dx, gradient=True)
     return Outcome(findings, wrong, got)
 
 
-def _sweep() -> list[Case]:
+def _sweep() -> list[RowsCase]:
     """Rows within and beyond what the threads hold, more rows than threads of a sample, ragged ends."""
     cases = []
     for dtype in DTYPES:
         lanes = 16 // DTYPES[dtype].itemsize
         shapes = [(2, 3, lanes), (1, 3, 33 * lanes), (2, 2, 65 * lanes), (1, 1, 1025 * lanes)]
         shapes += [(2, 2, 3), (1, 3, 7), (1, 2, 259), (1, 1, 2051)]
-        cases += [Case(*s, dtype) for s in shapes] + [Case(1, 2, 2 * lanes, dtype, misalign=1)]
-    return [*cases, Case(1, 258, 2)]
+        cases += [RowsCase(*s, dtype) for s in shapes] + [RowsCase(1, 2, 2 * lanes, dtype, misalign=1)]
+        cases += [RowsCase(2, 2, lanes, dtype, special=v) for v in NOT_FINITE]
+    return [*cases, RowsCase(1, 258, 2)]
 
 
 CASES = _sweep()

@@ -102,10 +102,9 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     )
     findings += run_plan(device, planner, "layer_drop_backward", backward)
 
-    def reference(wide: bool) -> dict[str, torch.Tensor]:
-        of = lambda d: torch.float64 if wide else d  # noqa: E731
-        leaves = [h.to(of(dtype)).requires_grad_() for h in hidden]
-        to = None if target is None else target.to(of(torch.float32))
+    def reference(of_hidden: torch.dtype, of_target: torch.dtype) -> dict[str, torch.Tensor]:
+        leaves = [h.to(of_hidden).requires_grad_() for h in hidden]
+        to = None if target is None else target.to(of_target)
         y, v = op.reference(leaves, budget.clamp(1, L), to)
         given = [dout.to(y.dtype), dvariance.to(v.dtype)]
         grads = torch.autograd.grad([y, v], leaves, given)
@@ -114,7 +113,7 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
 
     got = {"out": out.tensor(dtype, (B, T, C)), "variance": variance.tensor(torch.float32, (B,))}
     got |= {f"dhidden[{i}]": d.tensor(dtype, (B, T, C)) for i, d in enumerate(dhidden)}
-    exact, same = reference(True), reference(False)
+    exact, same = reference(torch.float64, torch.float64), reference(dtype, torch.float32)
     wrong = [w for k, v in got.items() for w in compare(k, v, exact[k], same[k], gradient=k[0] == "d")]
     return Outcome(findings, wrong, got)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .cases import DTYPES, Buffer, Outcome, RowView, as_bytes, inputs, run_plan
 from .devices import Device, HostDevice
+from .rows import RowsCase, put_special
 
 op = importlib.import_module("prestissimo.ops.quantize_rows")
 
@@ -28,29 +28,14 @@ class Args(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
-class Case:
-    batch: int
-    time: int
-    channels: int
-    dtype: str = "float32"
-    misalign: int = 0  # elements that x lies off its alignment
-    special: float | None = None  # a value in the last row
-
-    def __str__(self) -> str:
-        words = [f"{self.batch}x{self.time}x{self.channels}", self.dtype]
-        words += ["misaligned"] * bool(self.misalign) + [str(self.special)] * (self.special is not None)
-        return "-".join(words)
-
-
-def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
+def run(case: RowsCase, device: Device, planner: HostDevice) -> Outcome:
     """The reference's bits."""
     dtype = DTYPES[case.dtype]
     B, T, C = case.batch, case.time, case.channels
     x = inputs(np.random.default_rng([B, T, C]), (B, T, C), dtype, mean=0.4).to(dtype)
-    if case.special is not None:
-        x[-1, -1] = x[-1, -1] * 0 + case.special if case.special == 0 else x[-1, -1]
-        x[-1, -1, C // 2] = case.special
+    if case.special == 0:
+        x[-1, -1] = 0
+    put_special(x, case.special)
     address = Buffer.of(device, as_bytes(x), misalign=case.misalign * dtype.itemsize).address
     y, scale = Buffer.empty(device, B * T * C), Buffer.empty(device, 4 * B * T)
     args = Args(
@@ -73,16 +58,16 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     return Outcome(findings, wrong, got)
 
 
-def _sweep() -> list[Case]:
+def _sweep() -> list[RowsCase]:
     """Rows within and beyond what the threads hold, ragged ends, odd addresses; zeros and what is not finite."""
     cases = []
     for dtype in DTYPES:
         lanes = 16 // DTYPES[dtype].itemsize
         shapes = [(2, 3, lanes), (1, 3, 33 * lanes), (1, 2, 65 * lanes), (1, 1, 1025 * lanes)]
         shapes += [(2, 2, 1), (1, 3, 7), (1, 2, 259), (1, 1, 4611)]
-        cases += [Case(*s, dtype) for s in shapes]
-        cases += [Case(1, 2, 2 * lanes, dtype, misalign=1)]
-        cases += [Case(1, 2, 2 * lanes, dtype, special=v) for v in (0.0, float("inf"), float("nan"))]
+        cases += [RowsCase(*s, dtype) for s in shapes]
+        cases += [RowsCase(1, 2, 2 * lanes, dtype, misalign=1)]
+        cases += [RowsCase(1, 2, 2 * lanes, dtype, special=v) for v in (0.0, float("inf"), float("nan"))]
     return cases
 
 
