@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -29,6 +30,11 @@ FAMILIES: dict[str, set[str]] = {
 PEERS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 
 
+def ratio(value: float) -> str:
+    """Cut and not rounded: a figure is never better than what was measured."""
+    return f"{math.floor(value * 100) / 100:.2f}"
+
+
 def label(row: Row) -> str:
     """The row's name without the test's and without the number of threads."""
     inside = str(row["name"]).partition("[")[2].removesuffix("]")
@@ -48,7 +54,7 @@ def marks(group: Sequence[Row]) -> str:
     found = []
     for row in group:
         threads = f" on {row['threads']}" if len(group) > 1 else ""
-        found += [f"{g.what} {g.value:.2f} < {g.least:.2f}{threads}" for g in goals_of(row) if g.missed]
+        found += [f"{g.what} {ratio(g.value)} < {g.least:.2f}{threads}" for g in goals_of(row) if g.missed]
     return "**below:** " + ", ".join(found) if found else ""
 
 
@@ -95,7 +101,7 @@ def _times(name: str, where: str = "microseconds") -> Cell:
 
     def cell(row: Row) -> str:
         times = row.get(where, {})
-        return f"{times[name] / times['prestissimo']:.2f}" if name in times else ""
+        return ratio(times[name] / times["prestissimo"]) if name in times else ""
 
     return cell
 
@@ -105,20 +111,26 @@ def _rate(name: str) -> Cell:
 
     def cell(row: Row) -> str:
         rates = row["gflop_per_s"]
-        return f"{rates['prestissimo'] / rates[name]:.2f}" if name in rates else ""
+        return ratio(rates["prestissimo"] / rates[name]) if name in rates else ""
 
     return cell
 
 
-def _value(name: str, digits: str = ".2f") -> Cell:
-    return lambda row: f"{row[name]:{digits}}" if row.get(name) is not None else ""
+def _value(name: str, digits: str = "") -> Cell:
+    """A ratio, or what `digits` says."""
+
+    def cell(row: Row) -> str:
+        value = row.get(name)
+        return "" if value is None else f"{value:{digits}}" if digits else ratio(value)
+
+    return cell
 
 
 def _ops(rows: Sequence[Row]) -> list[str]:
     columns: list[Column] = [
         ("MB", _value("megabytes", ".1f")),
         ("ours", _microseconds),
-        ("eager (bytes)", lambda row: f"{row['gain']:.2f} ({row['bytes_ratio']:.1f})"),
+        ("eager (bytes)", lambda row: f"{ratio(row['gain'])} ({row['bytes_ratio']:.1f})"),
         ("compile", _value("of_compile")),
         *((title, _times(name)) for name, title in PEERS.items()),
         ("copy", _value("of_copy")),
