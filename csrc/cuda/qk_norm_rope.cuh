@@ -148,8 +148,13 @@ PRESTISSIMO_DEVICE float normalise(const QkNormRopeParameters& a, bool there, in
     squares += v * v;
   });
   squares = group_sum(squares, a.layout.group) / D;
-  rest = a.norm == HeadNorm::layer ? group_sum(rest, a.layout.group) / D : 0.0f;
-  const float rstd = 1.0f / sqrtf(fmaxf(squares - rest * rest, 0.0f) + a.eps);
+  if (a.norm == HeadNorm::layer) {  // else there is nothing to clamp, and fmaxf would make 0 of NaN
+    rest = group_sum(rest, a.layout.group) / D;
+    squares = fmaxf(squares - rest * rest, 0.0f);
+  } else {
+    rest = 0.0f;
+  }
+  const float rstd = 1.0f / sqrtf(squares + a.eps);
   each([&](float& v) { v = (v - rest) * rstd; });
   return rstd;
 }

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .cases import DTYPES, Buffer, Outcome, as_bytes, compare, inputs, run_plan
+from .cases import DTYPES, Buffer, Outcome, as_bytes, inputs, run_plan
 from .devices import Device, HostDevice
 from .gated_residual import STREAMS, TIME_BLOCK
+from .rows import NOT_FINITE, compare_special, put_special, special_words
 
 op = importlib.import_module("prestissimo.ops.qk_norm_rope")
 SUMS = ("weight", "bias", "alpha")
@@ -78,11 +79,12 @@ class Case:
     vectors: str = "w"
     pairing: str = "half"
     misalign: int = 0  # elements that q lies off its alignment
+    special: float | None = None  # a value in the last head of q
 
     def __str__(self) -> str:
         words = [f"{self.batch}x{self.time}x{self.heads[0]}+{self.heads[1]}x{self.dim}r{2 * self.half}"]
         words += [self.dtype, self.head_dtype, self.norm, self.vectors or "bare", self.pairing]
-        return "-".join(words + ["misaligned"] * bool(self.misalign))
+        return "-".join(words + ["misaligned"] * bool(self.misalign) + special_words(self.special))
 
 
 def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
@@ -94,6 +96,7 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     tables = {"cos": angle.cos().float(), "sin": angle.sin().float()} if case.half else {}
     sides = dict(zip("qk", case.heads, strict=True))
     x = {s: inputs(rng, (B, T, H * D), dtype, mean=0.5).reshape(B, T, H, D) for s, H in sides.items()}
+    put_special(x["q"], case.special)
     dy = {s: inputs(rng, (B, T, H * D), dtype, mean=0.3).reshape(B, T, H, D) for s, H in sides.items()}
     vectors = {
         f"{s}_{name}": inputs(rng, (1 if name == "alpha" else D,), of_vectors, mean=0.6, spread=0.3)
@@ -150,16 +153,15 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
         )
     findings += run_plan(device, planner, "qk_norm_rope_backward", BackwardArgs(args, **gradients))
 
-    def reference(wide: bool) -> dict[str, torch.Tensor]:
-        of = lambda d: torch.float64 if wide else d  # noqa: E731
-        leaves = {s: v.to(of(dtype)) for s, v in x.items()}
-        leaves |= {k: v.to(of(of_vectors)) for k, v in vectors.items()}
+    def reference(head: torch.dtype, vector: torch.dtype, table: torch.dtype) -> dict[str, torch.Tensor]:
+        leaves = {s: v.to(head) for s, v in x.items()}
+        leaves |= {k: v.to(vector) for k, v in vectors.items()}
         for leaf in leaves.values():
             leaf.requires_grad_()
         q, k, *rest = leaves.values()
         out = op.reference(
             q,
-            **{name: table.to(of(torch.float32)) for name, table in tables.items()},
+            **{name: t.to(table) for name, t in tables.items()},
             **dict(zip(vectors, rest, strict=True)),
             k=k if case.heads[1] else None,
             norm=case.norm,
@@ -176,8 +178,10 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     got = {s: y[s].tensor(dtype, (B, T, H, D)) for s, H in sides.items() if H}
     got |= {f"d{s}": dx[s].tensor(dtype, (B, T, H, D)) for s, H in sides.items() if H}
     got |= {f"d{k}": dv[k].tensor(of_vectors, tuple(v.shape)) for k, v in vectors.items()}
-    exact, same = reference(True), reference(False)
-    wrong = [w for k, v in got.items() for w in compare(k, v, exact[k], same[k], gradient=k not in sides)]
+    exact, same = reference(*[torch.float64] * 3), reference(dtype, of_vectors, torch.float32)
+    wrong = [
+        w for k, v in got.items() for w in compare_special(k, v, exact[k], same[k], gradient=k not in sides)
+    ]
     return Outcome(findings, wrong, got)
 
 
@@ -208,6 +212,9 @@ def _sweep() -> list[Case]:
             Case(1, 3, (3, 0), 64, 0, dtype, head, "layer", "wb"),
             Case(2, 65, (2, 1), 2 * lanes, lanes, dtype, head, "dyt", "wba", "interleaved"),
         ]
+        for n, special in enumerate(NOT_FINITE[: 1 + d % 3]):
+            norm, vectors = kinds[(d + n) % 4]
+            cases.append(Case(1, 2, (2, 1), 2 * lanes, lanes, dtype, head, norm, vectors, special=special))
     return cases
 
 
