@@ -12,8 +12,8 @@ enum QkNormRopePhase : int { kHeads, kBackwardHeads, kHeadSums };
 constexpr int kHeadThreads = 128;
 constexpr int64_t kMostDim = 256;
 template <int V>
-constexpr int kUnits = static_cast<int>(kMostDim) / (2 * V * kWarpSize) + (V > 1 ? 1 : 0);  // that a lane holds
-static_assert(kUnits<1> == 4 && kUnits<4> == 2 && kUnits<8> == 1);
+constexpr int kUnits = static_cast<int>(ceil_div(kMostDim, 2 * V * kWarpSize));  // that a lane holds
+static_assert(kUnits<1> == 4 && kUnits<4> == 1 && kUnits<8> == 1);
 
 struct HeadLayout {
   int rotated, units, group;  // units that rotate, all units, lanes of a group
