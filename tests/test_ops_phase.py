@@ -12,7 +12,7 @@ from prestissimo.ops.inverse_stft import frames_of
 from prestissimo.ops.inverse_stft import reference as inverse_stft_reference
 from prestissimo.ops.project_phase import reference as project_phase_reference
 
-pytest.importorskip("prestissimo._core")
+_core = pytest.importorskip("prestissimo._core")
 
 
 def signal(samples: int) -> Tensor:
@@ -94,6 +94,21 @@ def test_rounds_in_one_call_are_rounds_one_by_one() -> None:
     twice = ops.project_phase(log_magnitude, phase, 128, rounds=2)
     difference = torch.polar(torch.ones_like(once), once) - torch.polar(torch.ones_like(twice), twice)
     assert difference.abs().square().mean().sqrt() < 1e-4
+
+
+@pytest.mark.parametrize("isa", _core.supported_isas())
+def test_a_nan_reaches_the_angles_that_it_reaches_in_the_reference(isa: str) -> None:
+    """Those of the two real bins too, where the other part is 0."""
+    log_magnitude, phase = frames(12, 256, 1)
+    log_magnitude[0, 5, 100] = torch.nan
+    before = _core.isa()
+    _core.set_isa(isa)
+    try:
+        projected = ops.project_phase(log_magnitude, phase, 64)
+    finally:
+        _core.set_isa(before)
+    expected = project_phase_reference(log_magnitude, phase, torch.hann_window(256), 64, 1)
+    assert torch.equal(projected.isnan(), expected.isnan())
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), [(48, 12), (8192, 2048), (2048, 4), (30, 10)])

@@ -26,7 +26,8 @@ inline void sin_cos(Vec x, Vec& sine, Vec& cosine) {
 
 // In [-pi, pi]; angle(0, 0) is 0. atan t = t + t^3 P(t^2) for t in [0, 1], P fitted to the least relative error.
 inline Vec angle(Vec re, Vec im) {
-  const Vec x = magnitude(re), y = magnitude(im), large = max(x, y), small = min(x, y);
+  const Vec x = magnitude(re), y = magnitude(im);
+  const Vec large = max(y, x), small = min(x, y);  // in these orders a NaN of either stays
   const Vec t = small / max(broadcast(1e-37f), large), t2 = t * t;
   const Vec p =
       horner(t2, broadcast(0.002849888987839222f), -0.016068626195192337f, 0.042691513895988464f, -0.07504294067621231f,
