@@ -6,7 +6,7 @@ namespace {
 
 // A sum of exponentials in two parts: of safe blocks as it is, of others as sum e^maximum.
 struct ExponentialSum {
-  double safe = 0.0, maximum = static_cast<double>(kLowest), sum = 0.0;
+  double safe = 0.0, maximum = static_cast<double>(kLowestLogit), sum = 0.0;
 
   void add(float safe_part, float m, float s) {
     safe += static_cast<double>(safe_part);
@@ -40,7 +40,7 @@ struct RowSums {
 
   explicit RowSums(int rows) {
     for (int i = 0; i < rows * kLanes; ++i) safe[i] = 0.0f;
-    for (int r = 0; r < rows; ++r) maximum[r] = kLowest, sum[r] = 0.0f;
+    for (int r = 0; r < rows; ++r) maximum[r] = kLowestLogit, sum[r] = 0.0f;
   }
 };
 struct ColumnSums {
@@ -69,7 +69,7 @@ void add_safe(const Block& b, RowSums& rows, const ColumnSums* columns) {
 
 void add_scaled(const Block& b, RowSums& rows, const ColumnSums* columns) {
   for (int r = 0; r < b.rows; ++r) {
-    Vec m = broadcast(kLowest);
+    Vec m = broadcast(kLowestLogit);
     for (int c = 0; c < kPanel; c += kLanes) m = max(load(b[r] + c), m);
     const float old = rows.maximum[r], most = max_lane(m), next = most > old ? most : old;
     Vec s = zero();
@@ -108,7 +108,7 @@ void cross_entropy(const InfoNceArgs& a) {
   const Scratch memory((3 * columns + a.M + 3 * s.chunks() * kStripRows) * 4);
   auto *column_safe = memory.need<float>(), *column_max = column_safe + columns, *column_sum = column_max + columns;
   float *positive = column_sum + columns, *partial = positive + a.M;
-  for (int64_t j = 0; j < columns; ++j) column_safe[j] = 0.0f, column_max[j] = kLowest, column_sum[j] = 0.0f;
+  for (int64_t j = 0; j < columns; ++j) column_safe[j] = 0.0f, column_max[j] = kLowestLogit, column_sum[j] = 0.0f;
 
   double total = 0.0;
   int64_t n = 0;

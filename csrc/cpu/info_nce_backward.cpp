@@ -21,7 +21,7 @@ void fill(const Weights& w, const double* lse, int64_t n, int64_t padded, int64_
   for (int64_t i = 0; i < padded; ++i) {
     const bool used = i < n && anchor(i);
     w.weight[i] = used ? static_cast<float>(weight) : 0.0f;
-    w.lse[i] = used ? static_cast<float>(lse[i]) : -kLowest;
+    w.lse[i] = used ? static_cast<float>(lse[i]) : -kLowestLogit;
     const bool safe = !used || (lse[i] >= -kSafeSum && lse[i] <= kSafeSum);
     w.inverse[i] = used && safe ? static_cast<float>(weight * __builtin_exp(-lse[i])) : 0.0f;
     if (!safe) w.safe[i / group] = false;
@@ -89,7 +89,7 @@ void info_nce_backward(const InfoNceBackwardArgs& args) {
   // Calls dx_of(r, c, x) for the vectors of a block: logits x to dx, by which the sums grow; then to gradients of the
   // products, dx row[i] column[j].
   const auto each = [&](const Block& b, const auto& dx_of) {
-    const Vec lowest = broadcast(kLowest), bias = broadcast(f.bias);
+    const Vec lowest = broadcast(kLowestLogit), bias = broadcast(f.bias);
     ScalarSums& to = sums[b.column / kPanel];
     for (int first = 0; first < b.rows; first += kSummedRows) {
       Vec by_scale = zero(), by_bias = zero();

@@ -12,8 +12,6 @@ constexpr float kLeftOut = -__builtin_inff();
 // Where no logit of a block exceeds this, e^x itself is summed: one exponential serves the row and the column, and no
 // maximum is kept. e^60 times 10^11 terms stays finite, and e^-60 is far from subnormal.
 constexpr float kSafe = 60.0f;
-constexpr float kLowest = -1e30f;     // a maximum that starts here leaves e^(-inf - maximum) at zero
-constexpr float kTinyScale = 1e-30f;  // stands for a scale of zero, which the scale's own gradient divides by
 
 // What the logits of both directions are made of: x = products * row[i] * column[j] + bias.
 struct Factors {

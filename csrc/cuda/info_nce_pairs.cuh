@@ -6,9 +6,6 @@
 
 namespace prestissimo::cuda {
 
-constexpr float kLowestLogit = -1e30f;  // a maximum that starts here leaves e^(-inf - maximum) at zero
-constexpr float kTinyScale = 1e-30f;    // stands for a scale of zero, which the scale's own gradient divides by
-
 // Floats of the workspace: the sums over rows and columns in some chunks, up to kPairChunks, and what lies beside them;
 // what lies beside the gradients (pairs.h).
 constexpr int64_t kPairChunks = 32;
@@ -30,17 +27,12 @@ struct InfoNceParameters {
   void *da, *db;
   float *dscale, *dbias;
   float *row_lse, *column_lse;  // infinite for what is no anchor
-  float* weight;                // dloss over the number of anchors
+  float* weight;                // dloss over the number of anchors, the power of two that G is stored with, its inverse
   PairGradients pairs;
   int64_t sum_tiles;
 };
 
-// A part of the backward as the launch plan takes it; strips are `strip` rows long.
-struct InfoNceGradientPart {
-  InfoNceBackwardArgs args;
-  GradientPart part;
-  int64_t strip, first, rows;
-};
+using InfoNceGradientPart = GradientPartOf<InfoNceBackwardArgs>;
 
 // In the order of INFO_NCE_KERNELS, each for three types.
 enum InfoNceKernel : int {
@@ -99,12 +91,11 @@ inline InfoNceParameters parameters(const InfoNceGradientPart& part) {
   const InfoNceArgs& a = p.a = b.forward;
   Carver memory(a.workspace);
   p.row_factor = memory.take(a.M), p.column_factor = memory.take(a.N);
-  p.row_lse = memory.take(a.M), p.column_lse = memory.take(a.N), p.weight = memory.take(1);
+  p.row_lse = memory.take(a.M), p.column_lse = memory.take(a.N), p.weight = memory.take(3);
   p.dloss = b.dloss, p.da = b.da, p.db = b.db, p.dscale = b.dscale, p.dbias = b.dbias;
-  p.pairs = pair_gradients(a.dtype, memory, part.strip, kTileRows, a.N, a.E);
+  p.pairs = pair_gradients(part, a.dtype, memory, kTileRows, a.N, a.E);
   p.pairs.x = a.a, p.pairs.x_stride = a.a_stride;
   p.pairs.y = a.b, p.pairs.y_stride = a.b_stride;
-  p.pairs.first = part.first, p.pairs.rows = part.rows;
   p.sum_tiles = pair_tiles(part.strip) * p.pairs.n_tiles;
   return p;
 }

@@ -41,20 +41,31 @@ class Carver {
   float* next_;
 };
 
-// `strip`: the longest strip, `tile_rows` those of a tile of G.
-inline PairGradients pair_gradients(DType t, Carver& memory, int64_t strip, int64_t tile_rows, int64_t N, int64_t E) {
-  PairGradients p{};
-  p.N = N, p.E = E, p.pitch = gradient_pitch(N);
-  p.e_tiles = static_cast<int>(pair_tiles(E)), p.n_tiles = static_cast<int>(pair_tiles(N));
-  p.dy = memory.take(N * E);
-  p.g = memory.take(strip * p.pitch * item_size(t) / 4);
-  p.dx = memory.take(kDepthParts * strip * E);
-  p.sums = memory.take(2 * ceil_div(strip, tile_rows) * p.n_tiles);
-  return p;
-}
-
 // Which part of an op's gradients a plan is for.
 enum class GradientPart : int64_t { begin, strip, end };
+
+// A part of an op's backward as the launch plan takes it; no strip is longer than `strip` rows.
+template <class BackwardArgs>
+struct GradientPartOf {
+  BackwardArgs args;
+  GradientPart part;
+  int64_t strip, first, rows;
+};
+
+// `tile_rows`: of a tile of G. X and Y are the op's to set.
+template <class BackwardArgs>
+PairGradients pair_gradients(const GradientPartOf<BackwardArgs>& part, DType t, Carver& memory, int64_t tile_rows,
+                             int64_t N, int64_t E) {
+  PairGradients p{};
+  p.N = N, p.E = E, p.pitch = gradient_pitch(N);
+  p.first = part.first, p.rows = part.rows;
+  p.e_tiles = static_cast<int>(pair_tiles(E)), p.n_tiles = static_cast<int>(pair_tiles(N));
+  p.dy = memory.take(N * E);
+  p.g = memory.take(part.strip * p.pitch * item_size(t) / 4);
+  p.dx = memory.take(kDepthParts * part.strip * E);
+  p.sums = memory.take(2 * ceil_div(part.strip, tile_rows) * p.n_tiles);
+  return p;
+}
 
 // f(part, strip, first, rows) for the beginning, every strip of M rows in its order, at least one, and the end.
 template <class F>

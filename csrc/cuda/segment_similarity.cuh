@@ -26,12 +26,7 @@ struct SegmentSimilarityParameters {
   int64_t sum_tiles;
 };
 
-// A part of the backward as the launch plan takes it; strips are `strip` rows long, whole songs.
-struct SegmentSimilarityGradientPart {
-  SegmentSimilarityBackwardArgs args;
-  GradientPart part;
-  int64_t strip, first, rows;
-};
+using SegmentSimilarityGradientPart = GradientPartOf<SegmentSimilarityBackwardArgs>;  // strips are whole songs
 
 // In the order of SEGMENT_SIMILARITY_KERNELS, each for three types.
 enum SegmentSimilarityKernel : int {
@@ -72,10 +67,9 @@ inline SegmentSimilarityParameters parameters(const SegmentSimilarityGradientPar
   p.dsegments = b.dsegments, p.dtext = b.dtext, p.dtemperature = b.dtemperature;
   Carver memory(b.workspace);
   const int64_t tile_rows = p.songs * p.a.S;
-  p.pairs = pair_gradients(p.a.dtype, memory, part.strip, tile_rows, p.a.N, p.a.E);
+  p.pairs = pair_gradients(part, p.a.dtype, memory, tile_rows, p.a.N, p.a.E);
   p.pairs.x = p.a.segments, p.pairs.x_stride = p.a.segment_stride;
   p.pairs.y = p.a.text, p.pairs.y_stride = p.a.text_stride;
-  p.pairs.first = part.first, p.pairs.rows = part.rows;
   p.sum_tiles = ceil_div(part.strip, tile_rows) * p.n_tiles;
   return p;
 }

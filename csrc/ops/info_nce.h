@@ -49,7 +49,9 @@ struct InfoNceBackwardArgs {
   float *dscale, *dbias;  // one number each
 };
 
-constexpr float kNormEps = 1e-12f;  // the least length that `normalize` divides by
+constexpr float kNormEps = 1e-12f;      // the least length that `normalize` divides by
+constexpr float kLowestLogit = -1e30f;  // a maximum that starts here leaves e^(-inf - maximum) at zero
+constexpr float kTinyScale = 1e-30f;    // stands for a scale of zero, which the scale's own gradient divides by
 
 namespace cuda {
 void info_nce(const InfoNceArgs&, Stream);
