@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from prestissimo import ops
 from prestissimo.ops.info_nce import reference
 from prestissimo.ops.segment_similarity import reference as segment_similarity_reference
+from prestissimo.ops.tolerance import assert_close
 
 pytest.importorskip("prestissimo._core")
 
@@ -70,6 +71,19 @@ def test_info_nce_of_scale_zero(form: str) -> None:
     assert not result[2].any()
     assert result[0] == pytest.approx(exact[0].item(), rel=1e-6)
     assert result[3] == pytest.approx(exact[3].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [2e-3, 300.0])
+def test_info_nce_of_short_and_long_rows(length: float) -> None:
+    """In float16 scale / length^2 is beyond the largest number, or takes gradients below the smallest."""
+    a, b = (length * v for v in unit_pairs(40, 24))
+    tensors = a.half(), b.half(), torch.tensor(20.0, dtype=torch.float16)
+    settings = {"form": "rows", "normalize": True}
+    result = gradients_of(ops.info_nce, *tensors, **settings)
+    exact = gradients_of(reference, *(t.double() for t in tensors), **settings)
+    same = gradients_of(reference, *tensors, **settings)
+    for r, e, o in zip(result[1:3], exact[1:3], same[1:3], strict=True):
+        assert_close(r, o, e, gradient=True)
 
 
 def test_info_nce_leaves_out_padding_and_twins() -> None:

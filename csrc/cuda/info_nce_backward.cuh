@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Backward of info_nce: the tiles' logits again, their gradients without the weight dL / n, which the rows of da and db
-// are multiplied by when they are finished: in float16 e^(x - lse) / n would fall below the smallest number.
+// are multiplied by when they are finished: in float16 e^(x - lse) / n would fall below the smallest number. For its
+// sake a power of two, too, goes in and comes out: with it the largest scale / (|a_i| |b_j|) lies below 2^14, and |dx|
+// is at most 2; without it short rows overflow.
 #pragma once
 #include "info_nce_pairs.cuh"
 #include "math.cuh"
@@ -28,7 +30,7 @@ PRESTISSIMO_DEVICE void info_nce_gradient(const InfoNceParameters& p) {
   const TilePlace place(a, row, column);
   const bool symmetric = a.form == Contrast::symmetric, sigmoid_form = a.form == Contrast::sigmoid;
   const bool some_left_out = a.mask || a.a_group;
-  const float bias = a.bias ? *a.bias : 0.0f;
+  const float bias = a.bias ? *a.bias : 0.0f, power = p.weight[1];
   float sums[2] = {0.0f, 0.0f};  // of dx (x - bias) and of dx
   const int64_t left = p.pairs.rows - in_strip;
   const int rows = left < kTileRows ? static_cast<int>(left) : kTileRows;
@@ -61,7 +63,7 @@ PRESTISSIMO_DEVICE void info_nce_gradient(const InfoNceParameters& p) {
         dx = expf(logit - p.row_lse[i]) + expf(logit - column_lse);
       sums[0] += dx * (logit - bias);
       sums[1] += dx;
-      v = dx * factor;
+      v = dx * (factor * power);
     }
     __syncthreads();
     store_staged(stage, static_cast<T*>(p.pairs.g) + in_strip * p.pairs.pitch + at, p.pairs.pitch, rows,
@@ -84,7 +86,7 @@ PRESTISSIMO_DEVICE void finish_gradient_row(const InfoNceParameters& p, const T*
     }
     along = inverse_length * inverse_length * warp_sum(along);
   }
-  const float by = *a.scale == 0.0f ? 0.0f : *p.weight;
+  const float by = *a.scale == 0.0f ? 0.0f : p.weight[0] * p.weight[2];
   const bool normalize = a.normalize;
   finish_row(sums, parts, plane, a.E, out,
              [&](int64_t e, float v) { return (normalize ? v - to_float(x[e]) * along : v) * by; });
@@ -108,13 +110,31 @@ PRESTISSIMO_DEVICE void info_nce_finish_db(const InfoNceParameters& p) {
                       static_cast<T*>(p.db) + j * a.E);
 }
 
+// The largest of n factors for every thread; without those of rows too short for a length, unless there are no others.
+PRESTISSIMO_DEVICE float largest_factor(const float* factors, int64_t n, float of_shortest, float* scratch) {
+  float most = 0.0f;
+  for (int64_t i = threadIdx.x; i < n; i += kProductThreads) {
+    const float v = fabsf(factors[i]);
+    if (v < 0.5f * of_shortest) most = fmaxf(most, v);
+  }
+  most = block_max(most, scratch);
+  return most > 0.0f ? most : of_shortest;
+}
+
 PRESTISSIMO_DEVICE void info_nce_weight_body(const InfoNceParameters& p) {
-  SHARED_ARRAY(float, scratch, kMaxWarps);
+  SHARED_ARRAY(float, scratch, 3 * kMaxWarps);
   float anchors[1] = {0.0f};
   for (int64_t i = threadIdx.x; i < p.a.M; i += kProductThreads)
     anchors[0] += takes_part(p.a, i, i + p.a.offset) ? 1.0f : 0.0f;
   block_sum(anchors, scratch);
-  if (threadIdx.x == 0) *p.weight = *p.dloss / anchors[0] * (p.a.form == Contrast::symmetric ? 0.5f : 1.0f);
+  const float of_row = largest_factor(p.row_factor, p.a.M, fabsf(nonzero_scale(p.a)) / kNormEps, scratch + kMaxWarps);
+  const float of_column = largest_factor(p.column_factor, p.a.N, 1.0f / kNormEps, scratch + 2 * kMaxWarps);
+  if (threadIdx.x != 0) return;
+  int field = __float_as_int(of_row * of_column) >> 23;  // the exponent's, so that neither power is subnormal
+  field = field < 14 ? 14 : field > 254 ? 254 : field;
+  p.weight[0] = *p.dloss / anchors[0] * (p.a.form == Contrast::symmetric ? 0.5f : 1.0f);
+  p.weight[1] = __int_as_float(267 - field << 23);
+  p.weight[2] = __int_as_float(field - 13 << 23);
 }
 
 PRESTISSIMO_DEVICE void info_nce_numbers_body(const InfoNceParameters& p) {

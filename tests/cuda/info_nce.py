@@ -46,7 +46,7 @@ class Part(ctypes.Structure):
 @dataclass(frozen=True)
 class Case:
     """chunks: of row tiles and of column tiles at most; strip: tiles of rows that the backward takes at a time;
-    wanted: which of a and b get gradients."""
+    wanted: which of a and b get gradients; length: about that of the rows that are normalised."""
 
     M: int
     E: int
@@ -61,10 +61,12 @@ class Case:
     strip: int = 1
     close: bool = True
     wanted: str = "ab"
+    length: float = 1.7
 
     def __str__(self) -> str:
         words = [f"{self.M}x{self.M + self.extra}x{self.E}", self.dtype, self.form, f"at{self.offset}"]
         words += ["left_out"] * self.left_out + ["normalize"] * self.normalize + ["wide"] * (not self.close)
+        words += [f"length{self.length:g}"] * (self.length != Case.length)
         return "-".join([*words, f"s{self.scale:g}", f"c{self.chunks}", f"strip{self.strip}", self.wanted])
 
 
@@ -78,7 +80,7 @@ class _Arrays(Pairs):
         towards[case.offset : case.offset + M] = 0.5 * self.a * E**0.5
         self.b = self.unit_rows(N, E, towards=towards)
         if case.normalize:
-            lengths = torch.from_numpy(0.2 + 3 * self.rng.random((M + N, 1)))
+            lengths = torch.from_numpy(0.2 + 3 * self.rng.random((M + N, 1))) * (case.length / Case.length)
             self.a, self.b = self.rounded(self.a * lengths[:M]), self.rounded(self.b * lengths[M:])
         self.mask = self.a_group = self.b_group = None
         if case.left_out:
@@ -178,6 +180,9 @@ CASES = [
     Case(70, 17, "bfloat16", "sigmoid", extra=80, offset=50, left_out=True),
     Case(131, 16, form="sigmoid", normalize=True, chunks=1, strip=2),
     Case(33, 48, "float16", "sigmoid", extra=1, offset=1, normalize=True),
+    # 7 / length^2 beyond float16, and its gradients below
+    Case(12, 24, "float16", normalize=True, length=2e-3),
+    Case(140, 24, "float16", "rows", normalize=True, length=300.0),
 ]
 assert {c.dtype for c in CASES} == set(DTYPES)
 assert any(tiles(c.M) > c.strip for c in CASES)
