@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prestissimo.cli.jobs import Row, plan, read_prompts
+from prestissimo.cli.jobs import Row, make_folder, plan, read_prompts
 
 CALM = [Row({"prompt": "calm solo piano"}, "")]
 
@@ -38,8 +38,13 @@ def test_csv_files_set_any_field_of_a_row(tmp_path):
 
 def test_a_folder_is_made_where_the_name_says_that_it_is_one(tmp_path):
     (job,) = plan(CALM, {}, seed=7, output=f"{tmp_path}/takes/")
-    assert (tmp_path / "takes").is_dir()
     assert job.path.parent == tmp_path / "takes"
+    assert not (tmp_path / "takes").exists()  # not before the rest is known to be right
+    make_folder([job])
+    assert (tmp_path / "takes").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        plan(CALM, {}, seed=7, output=f"{tmp_path}/file/")
     with pytest.raises(FileNotFoundError):
         plan(CALM, {}, seed=7, output=f"{tmp_path}/absent/takes/")
     assert not (tmp_path / "absent").exists()

@@ -231,6 +231,7 @@ def generate(
             start = audio.read(init_audio, pipe.sample_rate, convert=resample)
         except ValueError as error:
             raise ValueError(f"{error}{hint if 'Hz is needed' in str(error) else ''}") from error
+    jobs.make_folder(todo)
     report: dict[str, Any] = {
         "prestissimo": __version__,
         "model": pipe.name,

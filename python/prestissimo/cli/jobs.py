@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any
 from prestissimo import atomic, audio
 from prestissimo.request import Request, item_seeds
 
-__all__ = ["Job", "Row", "plan", "read_prompts"]
+__all__ = ["Job", "Row", "make_folder", "plan", "read_prompts"]
 
 MAX_PROMPTS = 100_000
 
@@ -180,10 +181,11 @@ def _with_paths(
             f"format {kind.name} does not go with the name {output!r}: end it in {kind.suffixes[0]}"
         )
     audio.check_bit_depth(kind, depth)
-    if (
-        folder and Path(output).parent.is_dir()
-    ):  # a folder that is named as one is made; those above it are not
-        Path(output).mkdir(exist_ok=True)
+    new = folder and not Path(output).is_dir()
+    if new and Path(output).exists():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", output)
+    if new:
+        atomic.check_destination(Path(output))
     width = len(str(len(requests)))
     jobs, taken = [], set()
     for i, request in enumerate(requests, 1):
@@ -197,12 +199,20 @@ def _with_paths(
             path = Path(output).with_stem(f"{Path(output).stem}-{i:0{width}d}")
         else:
             path = Path(output)
-        atomic.check_destination(path, overwrite=overwrite)
+        if not new:
+            atomic.check_destination(path, overwrite=overwrite)
         picture = path.with_suffix(".png") if plot else None
-        if picture is not None:
+        if picture is not None and not new:
             atomic.check_destination(picture, overwrite=overwrite)
         jobs.append(Job(request, path, kind, picture))
     return jobs
+
+
+def make_folder(jobs: Sequence[Job]) -> None:
+    """Makes the folder that the jobs are written into, if it is new; called once nothing else can be wrong."""
+    for job in jobs:
+        if job.path is not None:
+            job.path.parent.mkdir(exist_ok=True)
 
 
 def _slug(prompt: str) -> str:
