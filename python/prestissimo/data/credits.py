@@ -19,7 +19,11 @@ LICENCE_URLS = {
     "MIT": "https://spdx.org/licenses/MIT.html",
     "BSD-3-Clause": "https://spdx.org/licenses/BSD-3-Clause.html",
 }
-_EVIDENCE = {r.author: r.evidence for s in SOURCES for r in s.rules}
+_EVIDENCE = {r.author: r.evidence for s in SOURCES for r in s.rules} | {
+    "Freedoom contributors": "debian/copyright, Files: *: freedoom-license, the text of BSD-3-Clause",
+    "Louis J. Barman": "debian/copyright, Files: music/*: CC-BY, without a version; "
+    "its text points to CC0-1.0 and to CC 4.0",
+}
 
 
 def credits(tracks: Iterable[StoredTrack]) -> str:
@@ -45,5 +49,8 @@ def credits(tracks: Iterable[StoredTrack]) -> str:
             lines.append("; ".join(sorted(t.title for t in found)) + ".")
         evidence = _EVIDENCE.get(author)
         lines += [f"Terms: {evidence}.", ""] if evidence else [""]
-    lines.append("All were resampled, trimmed and levelled. Packages are those of Debian 12.")
+    lines.append(
+        "All were resampled, trimmed and levelled. Packages are those of Debian 12. Hours and titles are those of"
+    )
+    lines.append("the data set as it is built now; a model's card says what its weights heard.")
     return "\n".join(lines) + "\n"
