@@ -125,7 +125,10 @@ def lesson_scores(package_folder: Path) -> Iterator[Score]:
 
 def midi_facts(path: Path) -> Facts:
     """Notes with their instruments, and the median tempo over time. Raises ValueError for a broken file."""
-    import mido
+    try:
+        import mido
+    except ImportError as error:
+        raise ImportError('scores need mido: pip install "prestissimo[data]"') from error
 
     try:
         file = mido.MidiFile(str(path), clip=True)
