@@ -26,7 +26,7 @@ from prestissimo.ops.cases import CASES
 
 dit_block = importlib.import_module("prestissimo.ops.dit_block")
 BLOCKS = {case.variant: case for case in CASES if case.name == "dit_block"}
-# models.md 6.1: batch, tokens, heads, head dim, inner width, tokens of the context
+# Blocks of Stable Audio Open Small and Open 1.0: batch, tokens, heads, head dim, inner width, tokens of the context
 SIZES = {
     "open-small": (1, 257, 8, 128, 4096, 65),
     "open-1.0": (1, 1025, 24, 64, 6144, 130),

@@ -22,7 +22,7 @@ from peers import peers
 
 from prestissimo import ops
 
-# models.md 6.1: rows of x, out features, in features
+# Layers of the bundled model and of Stable Audio's: rows of x, out features, in features
 SHAPES = {
     "text": (65, 1024, 1024),
     "mini-32s-attention": (345, 320, 320),

@@ -220,7 +220,7 @@ def test_wrong_arguments_name_themselves() -> None:
 
 
 def test_public_sizes() -> None:
-    """The parameters of models.md 6.2: 78.1 M and, at 48 kHz, 84.4 M, with weight norm's gains."""
+    """The parameters of the public decoders: 78.1 M and, at 48 kHz, 84.4 M, with weight norm's gains."""
     for config, millions, hop in ((OobleckConfig(), 78.1, 2048), (OobleckConfig.ace_step_1_5(), 84.4, 1920)):
         with torch.device("meta"):
             decoder = OobleckDecoder(config)

@@ -22,7 +22,7 @@ _FEW: tuple[Shape, ...] = (
     (2, 5, 24), (1, 1, 1), (1, 3, 7), (3, 15, 17), (2, 37, 64), (2, 17, 65, 6, 2, 33), (2, 30, 290, 2, 1, 64),
     (2, 3, 0, 2, 1, 8),
 )  # fmt: skip
-# models.md 6.1
+# Layers of the bundled model and of Stable Audio's: batch, queries, keys, heads of q and of k, head dim
 _SELF: dict[str, Shape] = {
     "mini-12s": (1, 129, 129, 5, 5, 64),
     "mini-32s": (1, 345, 345, 5, 5, 64),

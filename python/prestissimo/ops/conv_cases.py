@@ -22,7 +22,7 @@ BATCH = 2
 _SMALL: tuple[Shape, ...] = ((5, 7, 20), (3, 4, 9), (1, 1, 9), (16, 15, 31), (9, 16, 24), (13, 33, 17))
 _GRADIENT_SMALL: tuple[Shape, ...] = ((3, 4, 9), (16, 15, 31), (13, 33, 40))
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# models.md 6.2, Oobleck 44.1 kHz: the first, a middle and the last stage of a second of sound
+# Oobleck at 44.1 kHz (Stable Audio Open): the first, a middle and the last stage of a second of sound
 _RESIDUAL: dict[str, Shape] = {
     "oobleck-1": (1024, 1024, 172),
     "oobleck-3": (256, 256, 5512),

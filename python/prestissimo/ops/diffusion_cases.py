@@ -29,7 +29,7 @@ SMALL: tuple[Shape, ...] = (
 )  # fmt: skip
 # with a standard deviation over channels: one has none, and few that are nearly equal leave it no digits
 DEVIATING = (*(s for s in SMALL if s[1] > 4 and s[0] > 0), (3, 6, 8), (2, 16, 17), (1, 256, 70))
-# models.md: latents of 6.2; the last is large enough that a copy leaves the caches
+# Latents of the bundled model and of Stable Audio's; the last is large enough that a copy leaves the caches
 LATENTS: dict[str, Shape] = {
     "mini-12s": (1, 128, 129),
     "mini-32s": (1, 128, 345),

@@ -15,7 +15,7 @@ from .hierarchy_probs import hierarchy_probs
 from .hierarchy_probs import reference as hierarchy_probs_reference
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype
 
-# papers.md 8.5: Food-101 with 50 subclasses each, the largest of the label sets
+# Food-101 with 50 subclasses each: the largest of CHiLS's label sets
 _FOOD_CLASSES = 101
 _SCALE = 100.0
 

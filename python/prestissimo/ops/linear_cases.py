@@ -22,7 +22,7 @@ _SMALL: tuple[Shape, ...] = (
     (6, 48, 65), (43, 97, 129), (3, 18, 2090), (0, 4, 16), (2, 0, 16), (2, 5, 0), (70, 40, 24),
 )  # fmt: skip
 _GRADIENT_SMALL = tuple(s for s in _SMALL if min(s))
-# models.md 6.1: feed-forward in and out, attention's projections
+# The bundled model and Stable Audio's: feed-forward in and out, attention's projections
 _SIZES: dict[str, Shape] = {
     "mini-32s": (345, 320, 320),
     "open-small-in": (257, 8192, 1024),

@@ -28,7 +28,7 @@ class OpCase:
     result is well-conditioned and is held to the tolerance, the result itself where absent; overload_arguments: those
     of torch.ops, from the named ones; baseline(arguments): what eager PyTorch would run in its place where that is not
     the reference (weights in eager's own layout); bad: how to spoil good arguments, the error that this must raise and
-    the argument it must name; real: the sizes of models.md by name; bytes_moved: what the op must read and write at
+    the argument it must name; real: the sizes of public models by name; bytes_moved: what the op must read and write at
     least; eager_bytes: what the reference in eager PyTorch moves; flops likewise.
     """
 
@@ -60,7 +60,7 @@ class OpCase:
         return f"{self.name}-{self.variant}" if self.variant else self.name
 
 
-# models.md 6.1: (batch, tokens, width)
+# The bundled model and Stable Audio's: (batch, tokens, width)
 DIT_SIZES: dict[str, Shape] = {
     "mini-12s": (2, 129, 320),
     "mini-32s": (1, 345, 320),

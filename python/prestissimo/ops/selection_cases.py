@@ -26,7 +26,7 @@ _SMALL: tuple[Shape, ...] = (
     (3, 5), (1, 1), (7, 2), (5, 8), (4, 9), (3, 15), (9, 16), (2, 17), (6, 31), (2, 33), (3, 64), (1, 257), (40, 3),
     (0, 4), (2, 0),
 )  # fmt: skip
-# papers.md 7.7: onsets of eight songs of at most 1280 tokens, and the most notes at one of them
+# Lead-AE: onsets of eight songs of at most 1280 tokens, and the most notes at one of them
 _WIDE: dict[str, Shape] = {"1000": (64, 1000), "4096": (64, 4096)}
 _ONSETS: dict[str, Shape] = {"lead-ae-32": (8, 320, 32), "lead-ae-200": (8, 200, 200)}
 

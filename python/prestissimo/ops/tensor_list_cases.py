@@ -17,7 +17,7 @@ from .squared_norm import squared_norm
 
 
 def _resnet_18(classes: int = 10) -> list[Shape]:
-    """The parameters of the ResNet-18 for images of 32 x 32 (papers.md 9.3): 62 tensors."""
+    """The parameters of the ResNet-18 for images of 32 x 32 (the micro-batch paper's): 62 tensors."""
     shapes: list[Shape] = [(64, 3, 3, 3), (64,), (64,)]
     width = 64
     for stage in (64, 128, 256, 512):

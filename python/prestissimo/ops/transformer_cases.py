@@ -26,7 +26,7 @@ _GATED_SMALL: tuple[Shape, ...] = (
     (2, 5, 32), (1, 1, 1), (1, 3, 7), (2, 2, 8), (1, 2, 9), (3, 4, 15), (1, 4, 16), (2, 3, 17), (1, 2, 31),
     (2, 3, 331), (0, 4, 16), (2, 0, 16), (1, 64, 320),
 )  # fmt: skip
-# models.md 6.1
+# The bundled model's and Stable Audio's feed-forward: batch, tokens, inner width
 _GATED_SIZES: dict[str, Shape] = {
     "mini-32s": (1, 345, 768),
     "open-small": (1, 257, 4096),
