@@ -116,7 +116,7 @@ class Pipeline:
         """The request with this model's defaults; raises ValueError for what the model cannot do."""
         sampling = self.config.sampling
         if request.bpm is not None and "tempo" not in self.dit.config.conditions:
-            raise ValueError(f"bpm: the model {self.name!r} takes no tempo; name it in the prompt")
+            raise ValueError(f"bpm: the model {self.name!r} takes no tempo")
         return request.resolved(
             steps=sampling.steps,
             guidance=sampling.guidance,

@@ -114,9 +114,8 @@ def tempo_in(prompt: str) -> float | None:
     >>> tempo_in("house music at 124 BPM"), tempo_in("a waltz, 90 beats per minute"), tempo_in("music of 1980")
     (124.0, 90.0, None)
     """
-    match = _TEMPO.search(prompt)
-    bpm = float(match[1]) if match else 0.0
-    return bpm if SLOWEST <= bpm <= FASTEST else None
+    named = (float(match[1]) for match in _TEMPO.finditer(prompt))
+    return next((bpm for bpm in named if SLOWEST <= bpm <= FASTEST), None)
 
 
 def item_seeds(seed: int, count: int) -> list[int]:

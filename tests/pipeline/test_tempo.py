@@ -26,6 +26,7 @@ from prestissimo.request import Request, tempo_in
         ("9999 bpm", None),
         ("5 bpm", None),
         ("20 bpm", None),
+        ("from 20 bpm to 120 bpm", 120.0),
         ("128 bpms of joy", None),
         ("piano", None),
     ],

@@ -17,14 +17,14 @@ __all__ = ["PROMPTS", "demo"]
 PROMPTS = (
     "calm solo piano in a minor key",
     "fast and angry heavy metal with distorted guitars",
-    "energetic techno, 128 bpm",
+    "energetic techno",
     "slow ambient pads, dark and wide",
     "a lively flute tune over soft strings",
     "orchestral strings, sad and slow",
     "acoustic guitar, warm and simple, in a major key",
     "a drum solo, loud and dense",
     "bright classical music for a small ensemble",
-    "rock with drums, bass and electric guitar, 140 bpm",
+    "rock with drums, bass and electric guitar",
 )
 
 _STYLE = """

@@ -198,20 +198,30 @@ def _read(
 
 
 def _weights(path: Path, settings: DiTTraining) -> dict[str, Tensor]:
+    """Weights to start from; conditions of the settings that they do not know are left to the run."""
+    from dataclasses import replace
+
     import torch
 
-    from prestissimo.models.checkpoint import load_into
+    from prestissimo.models.checkpoint import load_into, read_config
     from prestissimo.nn import DiT
     from prestissimo.training.state import read_average
 
-    with torch.device("meta"):
-        model = DiT(settings.model)
+    tensors: dict[str, Tensor] | None = None
+    file = path / "dit.safetensors" if path.is_dir() else path
     if (path / "state.safetensors").is_file():
-        tensors, _ = read_average(path / "state.safetensors")
+        tensors, progress = read_average(path / "state.safetensors")
+        known = progress.get("config", {}).get("model", {})
+    else:
+        known = read_config(file)
+    conditions = tuple(c for c in settings.model.conditions if c in known.get("conditions", ()))
+    with torch.device("meta"):
+        model = DiT(replace(settings.model, conditions=conditions))
+    if tensors is not None:
         try:
             model.load_state_dict(tensors, assign=True)
         except RuntimeError as error:
             raise ValueError(f"{path} does not fit the model: {error}") from error
         return dict(model.state_dict())
-    load_into(model, path / "dit.safetensors" if path.is_dir() else path)
+    load_into(model, file)
     return dict(model.state_dict())

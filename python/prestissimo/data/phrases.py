@@ -235,7 +235,8 @@ def caption(a: Attributes, rng: np.random.Generator) -> str:
             rng.shuffle(words)
         text = ", ".join(words)
     elif form < 0.75:
-        text = _phrase(a, rng, genres, instruments, _unique([*moods, *sound[:2]]), tempo, key)
+        adjectives = _unique([*moods, *(w for w in sound if " " not in w)][:4])
+        text = _phrase(a, rng, genres, instruments, adjectives, tempo, key)
     else:
         text = _sentences(a, rng, genres, instruments, moods, tempo, key, sound)
     if _speaking(a.title) and not a.exact and rng.random() < 0.06:

@@ -304,7 +304,7 @@ class DiT(Kernels):
         h = self.embed(tokens.to(self.null_text.dtype))
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         if "beats" in config.conditions:
-            h = h + self._timed(conditions["beats"], B, T)[:, ::p]
+            h = h + self._timed(conditions["beats"], B, T)[:, ::p].to(h.dtype)
         rope = rope_tables(h.shape[1], config.rope_dim or config.head_dim, config.rope_base, h.device)
         wanted = {i % config.depth for i in return_hidden}
         hidden: dict[int, Tensor] = {}

@@ -96,7 +96,8 @@ class SwiGLU(nn.Module):
         return self.contract(kernels.swiglu(self.expand(x)))
 
 
-# Each transform brings its condition to about [-2, 2], where ScalarEmbedding's features resolve it.
+# Each transform brings its condition to about [-2, 2], where ScalarEmbedding's features resolve it; tempo to
+# [3.4, 5.7], where the fastest of them turns by 2.6 rad within the 4 % that a tempo is judged by.
 # sigma: EDM's c_noise = ln(σ)/4. target_sigma: the second time of a consistency trajectory, which may be 0.
 # tempo: beats per minute, 0 where it is left open.
 CONDITIONS: dict[str, Callable[[Tensor], Tensor]] = {

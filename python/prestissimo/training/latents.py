@@ -54,7 +54,7 @@ class StoredCaptions:
         return (*a.instruments[:3], a.style) if a.exact else tuple(a.tags)[:4]
 
     def beats(self, track_id: str, start: float, seconds: float) -> Beats:
-        """Nothing is known without a grid, nor where the captions know no tempo."""
+        """The captions' tempo; without a grid, or where they know none, no phase."""
         known = self._store.window(track_id, start, seconds)
         if self._grid is None or not known.bpm:
             return Beats(known.bpm, float("nan"))
