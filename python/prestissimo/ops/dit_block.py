@@ -98,7 +98,8 @@ def dit_block(
     """x += g₁·self(adaln(x; s₁, c₁)); x += cross(norm(x); k, v); x += g₂·ff(adaln(x; s₂, c₂)), ff = W₂ swiglu(W₁ ·).
 
     Equal to `adaln_modulate`, `linear`, `qk_norm_rope`, `attention`, `gated_residual_adaln` and `swiglu` one after
-    another up to rounding; on the CPU it allocates nothing but its result once a thread has seen the sizes.
+    another up to rounding; on the CPU and without gradients it allocates nothing but its result once a thread has
+    seen the sizes.
 
     Args:
         x: [B, T, C], float32, bfloat16 or float16 (float64 runs through the reference).
@@ -111,7 +112,8 @@ def dit_block(
         norm, eps: as in `adaln_modulate`; qk_norm ("none", "layer", "rms"), qk_eps, pairing: as in `qk_norm_rope`.
         gate_form: as in `gated_residual`; gate_first: as in `swiglu`.
         recompute: keep the inputs alone for the backward, which then computes the block again: a forward pass more,
-            for the memory of some twenty arrays like x. Otherwise the ops record what they need, one after another.
+            for the memory of what the ops record otherwise, one after another. Compiled by torch.compile, the block
+            always recomputes.
 
     Returns:
         [B, T, C], dtype and kind (torch, NumPy, …) of x. Differentiable in x, modulation, k, v and all weights that
