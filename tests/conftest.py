@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 
@@ -15,6 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """Twenty thousand collected tests live as long as the process: no collection of garbage need walk them again.
+    With it a test that collects eight times (test_memory_does_not_grow) takes 0.6 s in place of 5."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)  # known to pytest-xdist
