@@ -263,11 +263,11 @@ class DiT(Kernels):
             return self.modulation(c).unflatten(-1, (6, -1))
 
     def _timed(self, beats: Tensor, B: int, T: int) -> Tensor:
-        """What the beat of each latent adds to its token: (B or 1, T, width)."""
+        """What the beat of a token's first latent adds to it: (B or 1, tokens, width)."""
         if beats.ndim != 2 or beats.shape[0] not in (1, B) or beats.shape[1] != T:
             raise ValueError(f"beats must be [{B}, {T}], got {list(beats.shape)}")
         with torch.autocast(beats.device.type, enabled=False):
-            return cast(Tensor, self.conditions["beats"](beats))
+            return cast(Tensor, self.conditions["beats"](beats[:, :: self.config.latents_per_token]))
 
     def forward(
         self,
@@ -304,7 +304,7 @@ class DiT(Kernels):
         h = self.embed(tokens.to(self.null_text.dtype))
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         if "beats" in config.conditions:
-            h = h + self._timed(conditions["beats"], B, T)[:, ::p].to(h.dtype)
+            h = h + self._timed(conditions["beats"], B, T).to(h.dtype)
         rope = rope_tables(h.shape[1], config.rope_dim or config.head_dim, config.rope_base, h.device)
         wanted = {i % config.depth for i in return_hidden}
         hidden: dict[int, Tensor] = {}
