@@ -199,20 +199,18 @@ def _with_paths(
             path = Path(output).with_stem(f"{Path(output).stem}-{i:0{width}d}")
         else:
             path = Path(output)
-        if not new:
-            atomic.check_destination(path, overwrite=overwrite)
         picture = path.with_suffix(".png") if plot else None
-        if picture is not None and not new:
-            atomic.check_destination(picture, overwrite=overwrite)
+        for file in () if new else (path, picture):
+            if file is not None:
+                atomic.check_destination(file, overwrite=overwrite)
         jobs.append(Job(request, path, kind, picture))
     return jobs
 
 
 def make_folder(jobs: Sequence[Job]) -> None:
     """Makes the folder that the jobs are written into, if it is new; called once nothing else can be wrong."""
-    for job in jobs:
-        if job.path is not None:
-            job.path.parent.mkdir(exist_ok=True)
+    for folder in {job.path.parent for job in jobs if job.path is not None}:
+        folder.mkdir(exist_ok=True)
 
 
 def _slug(prompt: str) -> str:
