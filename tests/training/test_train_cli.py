@@ -114,12 +114,9 @@ def test_from_a_data_set_to_music(
     assert read_progress(Path("runs/second/state.safetensors"))["step"] == 2
 
     conditions = 'conditions = ["sigma", "seconds", "tempo", "beats"]'
-    for i, begin in enumerate(
-        ("mine", "runs/dit")
-    ):  # weights that know no tempo are a start for a model that does
-        Path("timed.toml").write_text(
-            DIT.replace("[model]", f"[model]\n{conditions}").replace("runs/dit", f"runs/timed{i}")
-        )
+    in_time = DIT.replace("[model]", f"[model]\n{conditions}")
+    for i, begin in enumerate(("mine", "runs/dit")):  # whose weights know no tempo
+        Path("timed.toml").write_text(in_time.replace("runs/dit", f"runs/timed{i}"))
         timed = ("-c", "timed.toml", "--data", "data", "--init", begin, "--export", "timed")
         assert train_dit(tiny_model, *timed) == 0, capsys.readouterr().err
     assert prestissimo.load("timed")("calm piano", seconds=0.5, seed=1, bpm=90).shape == (2, 22050)
