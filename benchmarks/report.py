@@ -2,8 +2,10 @@
 """Tables of benchmark runs, losses marked and not left out.
 
 python benchmarks/report.py ops.json path.json > tables.md
-python benchmarks/report.py ops.json path.json --keep docs/performance/zen4-ops.json    # the figures without the noise
-python benchmarks/report.py docs/performance/*.json --document                          # docs/performance.md anew
+python benchmarks/report.py docs/performance/zen4.json ops.json --keep docs/performance/zen4.json    # and newer rows
+python benchmarks/report.py docs/performance/*.json --document                                     # performance.md anew
+
+A row replaces one of its name in the files before it.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ if __name__ == "__main__":
         place = options.files[0].parent
         (place.parent / "performance.md").write_text(document(place), encoding="utf-8")
     else:
-        everything = [row for path in options.files for row in rows_of(path)]
+        everything = list({row["name"]: row for path in options.files for row in rows_of(path)}.values())
         if options.keep:
             options.keep.parent.mkdir(parents=True, exist_ok=True)
             lines = ",\n".join(json.dumps(row) for row in everything)
