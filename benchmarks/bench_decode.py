@@ -2,8 +2,8 @@
 """Latents to sound, 32 s of stereo: each stage of the codec, the whole of it, and 48 rounds of Griffin-Lim.
 
 Run alone on a quiet machine: `pytest benchmarks/bench_decode.py --benchmark-json=decode.json`. A row states
-seconds of audio per second (x real time) and the multiply-adds counted twice (GFLOP); weights are random,
-because no stage's cost depends on them.
+seconds of audio per second (x real time) and the multiply-adds counted twice (GFLOP), and where it is drawn into the
+roofline the bytes of its arguments, weights and result; weights are random, because no stage's cost depends on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from bench_ops import test_ceiling  # noqa: F401 - the roofline's lines, in this run too
 from griffin_lim import griffin_lim, inverse_mel
+from interleave import machine
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prestissimo.nn.codec import MelCodec, MelCodecConfig
@@ -68,28 +71,47 @@ def transforms(count: int, latents: torch.Tensor) -> float:
     return count * frames * 2.5 * CONFIG.mel.n_fft * math.log2(CONFIG.mel.n_fft) / 1e9
 
 
+def bytes_of(*things: Any) -> int:
+    """Of tensors, of tuples of them, and of the weights of modules."""
+    total = 0
+    for thing in things:
+        if torch.is_tensor(thing):
+            total += thing.numel() * thing.element_size()
+        elif isinstance(thing, nn.Module):
+            total += bytes_of(*thing.parameters(), *thing.buffers())
+        else:
+            total += bytes_of(*thing)
+    return total
+
+
 def measure(
     benchmark: Any,
     run: Callable[[], Any],
     fft_gflop: float = 0.0,
     rounds: int = 7,
     counted: Callable[[], Any] | None = None,
+    reads: tuple[Any, ...] = (),
+    dtype: str = "float32",
 ) -> None:
     """`counted`: the same work in eager PyTorch, whose products the counter knows."""
     with FlopCounterMode(display=False) as counter:
         (counted or run)()
     benchmark.pedantic(run, rounds=rounds, warmup_rounds=1)
+    gflop = counter.get_total_flops() / 1e9 + fft_gflop
     benchmark.extra_info.update(
+        machine=machine(),
         threads=THREADS,
-        torch=torch.__version__,
-        gflop=round(counter.get_total_flops() / 1e9 + fft_gflop, 2),
+        dtype=dtype,
+        gflop=round(gflop, 2),
         x_real_time=round(SECONDS / benchmark.stats.stats.min, 1),
     )
+    if reads:
+        benchmark.extra_info.update(flops=gflop * 1e9, bytes=bytes_of(*reads, run()))
 
 
 @pytest.mark.benchmark(group="codec stage, 32 s")
 def test_log_mel(benchmark: Any, codec: MelCodec, latents: torch.Tensor) -> None:
-    measure(benchmark, lambda: codec.decode_log_mel(latents))
+    measure(benchmark, lambda: codec.decode_log_mel(latents), reads=(latents, codec.components))
 
 
 @pytest.mark.benchmark(group="codec stage, 32 s")
@@ -104,7 +126,9 @@ def test_magnitudes(
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             return model.magnitudes_of(mel)
 
-    measure(benchmark, run, counted=lambda: plain.magnitudes_of(mel))
+    rival = dtype != torch.float32
+    reads = () if rival else (mel, plain.magnet)
+    measure(benchmark, run, counted=lambda: plain.magnitudes_of(mel), reads=reads, dtype=str(dtype)[6:])
 
 
 by_reference = pytest.mark.parametrize("reference", [False, True], ids=["kernels", "reference"])
@@ -123,7 +147,7 @@ def test_project_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor, r
     rows, rounds = codec.decode_magnitudes(latents)[0], CONFIG.phase_rounds
     phase, _ = peak_phase(rows, CONFIG.mel.hop, codec.initial_state(1))
     run = lambda: project_phase(rows, phase, CONFIG.mel.hop, rounds, reference)  # noqa: E731
-    measure(benchmark, run, transforms(2 * rounds, latents))
+    measure(benchmark, run, transforms(2 * rounds, latents), reads=() if reference else (rows, phase))
 
 
 @by_reference
@@ -131,7 +155,8 @@ def test_project_phase(benchmark: Any, codec: MelCodec, latents: torch.Tensor, r
 def test_inverse_stft(benchmark: Any, codec: MelCodec, latents: torch.Tensor, reference: bool) -> None:
     rows = codec.decode_magnitudes(latents)[0]
     phase, _ = peak_phase(rows, CONFIG.mel.hop, codec.initial_state(1))
-    measure(benchmark, lambda: inverse_stft(rows, phase, CONFIG.mel.hop, reference), transforms(1, latents))
+    run = lambda: inverse_stft(rows, phase, CONFIG.mel.hop, reference)  # noqa: E731
+    measure(benchmark, run, transforms(1, latents), reads=() if reference else (rows, phase))
 
 
 @by_reference
@@ -141,7 +166,9 @@ def test_codec(
 ) -> None:
     rounds, model = 2 * CONFIG.phase_rounds + 1, plain if reference else codec
     run = lambda: model.decode_waveform(latents)  # noqa: E731
-    measure(benchmark, run, transforms(rounds, latents), counted=lambda: plain.decode_waveform(latents))
+    reads = () if reference else (latents, plain)
+    counted = lambda: plain.decode_waveform(latents)  # noqa: E731
+    measure(benchmark, run, transforms(rounds, latents), counted=counted, reads=reads)
     if not reference:
         benchmark.extra_info["goal_ms"] = GOAL_MS
 

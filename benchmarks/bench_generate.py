@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from bench_decode import transforms
+from bench_decode import bytes_of, transforms
+from bench_ops import test_ceiling  # noqa: F401 - the roofline's lines, in this run too
 from interleave import machine
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,9 +46,16 @@ def two_threads() -> Any:
 
 
 def test_text(benchmark: Any) -> None:
-    encoder = load_text_encoder(bundled_models()["mini"])
+    folder = bundled_models()["mini"]
+    encoder, plain = load_text_encoder(folder), load_text_encoder(folder, "reference")
     benchmark.pedantic(lambda: encoder.encode([PROMPT]), rounds=15, warmup_rounds=2)
-    benchmark.extra_info |= {"machine": machine(), "goal_ms": 15.0}
+    with FlopCounterMode(display=False) as counter:
+        plain.encode([PROMPT])
+    flops = counter.get_total_flops()
+    # of the words' embeddings, the rows of the prompt alone: fewer than one in a thousand
+    read = bytes_of(encoder) - bytes_of(encoder.words)
+    benchmark.extra_info |= {"machine": machine(), "gflop": flops / 1e9, "goal_ms": 15.0}
+    benchmark.extra_info |= {"threads": 2, "dtype": "float32", "flops": flops, "bytes": read}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -70,6 +78,10 @@ def test_transformer(benchmark: Any, name: str, dtype: torch.dtype) -> None:
         "calls": CALLS,
         "gflop_per_call": dit.flops(frames, 24) / 1e9,
         "goal_gflop": 10.0,
+        "threads": 2,
+        "dtype": str(dtype)[6:],
+        "flops": CALLS * dit.flops(frames, 24),
+        "bytes": CALLS * bytes_of(dit, x, x),
     }
 
 
@@ -93,3 +105,5 @@ def test_decoder(benchmark: Any, rounds: int) -> None:
     gflop = counter.get_total_flops() / 1e9 + transforms(2 * rounds + 1, latents)
     benchmark.pedantic(decode, rounds=5, warmup_rounds=1)
     benchmark.extra_info |= {"machine": machine(), "goal_gflop": 20.0, "gflop": gflop}
+    benchmark.extra_info |= {"threads": 2, "dtype": "float32", "flops": gflop * 1e9}
+    benchmark.extra_info |= {"bytes": bytes_of(codec, latents, decode())}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A roofline picture of ops or blocks: operations per second over operations per byte, under the same run's ceilings.
+"""A roofline picture of ops, blocks or stages: operations per second over operations per byte, under the ceilings.
 
 python benchmarks/roofline.py ops.json -o roofline.png
 """
@@ -15,8 +15,13 @@ from goals import Row, below, op_of
 from report import rows_of
 
 
+def _seconds(row: Row) -> float:
+    """The fastest round of those taken in turn with rivals, where there are any."""
+    return float(row["microseconds"]["prestissimo"] / 1e6 if "microseconds" in row else row["fastest_s"])
+
+
 def draw(rows: list[Row]) -> Any:
-    """The figure: one panel per number of threads, a dot per op, size and dtype, a cross where a rival is ahead.
+    """The figure: one panel per number of threads, a dot per op or stage, size and dtype, a cross below a goal.
     Raises ValueError where the rows hold no op or no ceiling."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -24,7 +29,7 @@ def draw(rows: list[Row]) -> Any:
     ops = [row for row in rows if row.get("flops") and row.get("bytes")]
     ceilings = [row for row in rows if "ceiling_gflop_per_s" in row]
     if not ops or not ceilings:
-        raise ValueError("rows must hold timed ops and ceilings: leave test_ceiling in the selection")
+        raise ValueError("rows must hold operations, bytes and ceilings: leave test_ceiling in the selection")
     threads = sorted({row["threads"] for row in ops})
     figure = Figure(figsize=(7 * len(threads), 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -41,7 +46,7 @@ def draw(rows: list[Row]) -> Any:
             name = op_of(row)
             panel.plot(
                 row["flops"] / row["bytes"],
-                row["flops"] / row["microseconds"]["prestissimo"] / 1e3,
+                row["flops"] / _seconds(row) / 1e9,
                 "x" if below(row) else ("o" if row["dtype"] == "float32" else "s"),
                 color=colours[name],
                 ms=5,

@@ -30,7 +30,6 @@ def test_rows_are_kept_and_printed(tmp_path: Path, capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bench", "decode", "--plot", "a.png"], "of ops or block, not of decode"),
         (["bench", "ops", "-o", "no/such/folder/a.json"], "no/such/folder"),
         (["bench", "ops", "-k", "no_such_row"], "no_such_row"),
     ],
@@ -88,14 +87,17 @@ def test_a_roofline_has_a_panel_per_number_of_threads(monkeypatch: pytest.Monkey
         }
         block |= {"of_ceiling": 0.5, "goal_of_ceiling": 0.6, "threads": threads}
         rows += [{"name": f"test_block[open-1.0-int8-{threads}t]", "op": "dit_block", **block}]
+        stage = {k: v for k, v in block.items() if k != "microseconds"} | {"flops": 1e8, "fastest_s": 0.01}
+        rows += [{"name": "test_codec[kernels]", **stage}]
         ceiling = {"ceiling_gflop_per_s": 200.0, "copy_gb_per_s": 20.0, "dtype": "int8", "threads": threads}
         rows += [{"name": f"test_ceiling[int8-{threads}t]", **ceiling}]
     panels = roofline.draw(rows).axes
     assert [panel.get_title() for panel in panels] == [f"{n} threads, cross: below a goal" for n in (1, 2)]
     for panel in panels:
-        line, dot = panel.lines
+        line, dot, stage = panel.lines
         assert (max(line.get_ydata()), *dot.get_ydata()) == pytest.approx((200.0, 1e9 / 9e3 / 1e3))
-        assert dot.get_marker() == "x"
+        assert (dot.get_marker(), stage.get_marker()) == ("x", "s")
+        assert stage.get_ydata()[0] == pytest.approx(10.0)
     with pytest.raises(ValueError, match="ceilings"):
         roofline.draw(rows[:1])
 

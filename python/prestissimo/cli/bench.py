@@ -49,7 +49,7 @@ def bench(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw a roofline picture (PNG or SVG; ops and block alone).", show_default=False),
+        typer.Option(help="Draw a roofline picture (PNG or SVG).", show_default=False),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")
@@ -66,11 +66,8 @@ def bench(
     """
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise ImportError('bench needs pytest-benchmark: pip install "prestissimo[bench]"')
-    if plot is not None:
-        if suite not in (Suite.ops, Suite.block):
-            raise ValueError(f"--plot draws a roofline of ops or block, not of {suite.value}")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError('--plot needs matplotlib: pip install "prestissimo[plot]"')
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('--plot needs matplotlib: pip install "prestissimo[plot]"')
     for option, path in (("--output", output), ("--plot", plot)):
         if path is not None and path.exists() and not overwrite:
             raise FileExistsError(f"{option}: {path} exists; --overwrite replaces it")
