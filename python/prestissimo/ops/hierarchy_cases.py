@@ -15,7 +15,7 @@ from .hierarchy_probs import hierarchy_probs
 from .hierarchy_probs import reference as hierarchy_probs_reference
 from .op_case import Arguments, OpCase, Shape, cut, noise, other_dtype
 
-# Food-101 with 50 subclasses each: the largest of CHiLS's label sets
+# Food-101 with 50 subclasses each is the largest of CHiLS's label sets, Fruits-360 the next
 _FOOD_CLASSES = 101
 _SCALE = 100.0
 
@@ -99,9 +99,11 @@ def _argmax_case(variant: str, reweighted: bool, real: dict[str, Shape] | None =
             (lambda a: {**a, "parents": a["parents"].int()}, TypeError, "parents"),
         ),
         real=real or {},
-        bytes_moved=lambda s, item: (s[0] + s[1] + _classes(s[1])) * s[2] * item + 8 * (s[0] + s[1]),
-        # the product, two softmaxes, the gathered classes and their product
-        eager_bytes=lambda s, item: s[0] * s[2] * item + 9 * s[0] * s[1] * item,
+        bytes_moved=lambda s, item: (
+            (s[0] + s[1] + reweighted * _classes(s[1])) * s[2] * item + 8 * (s[0] + s[1])
+        ),
+        # the product, its softmax, and, re-weighted, that of the classes, gathered, and their product
+        eager_bytes=lambda s, item: s[0] * s[2] * item + (9 if reweighted else 5) * s[0] * s[1] * item,
         flops=lambda s: 2 * s[0] * s[1] * s[2],
     )
 
@@ -124,7 +126,7 @@ def _probs_make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Argum
 
 HIERARCHY_CASES: tuple[OpCase, ...] = (
     _argmax_case("", True, {"food-101": (50_000, 4244, 768)}),
-    _argmax_case("subclasses-alone", False),
+    _argmax_case("subclasses-alone", False, {"fruits-360": (10_000, 2418, 768)}),
     OpCase(
         name="hierarchy_probs",
         op=hierarchy_probs,
