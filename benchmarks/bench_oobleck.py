@@ -4,8 +4,8 @@
     pytest benchmarks/bench_oobleck.py -s --benchmark-json=oobleck.json
 
 A row's `of_ceiling` is our GFLOP/s over those of oneDNN's prepacked product (M = K = N = 2048) of the same dtype in the
-same run; `gain` the better of eager's and OpenVINO's bfloat16 over our time, `snr` the audio's signal-to-noise ratio in
-dB against float64.
+same run, decoded tile by tile, which is the whole bit for bit; `gain` the better of eager's and OpenVINO's bfloat16
+over our time, `snr` the audio's signal-to-noise ratio in dB against float64.
 Weights are random: no stage's cost depends on them, the noise that products add does, a little.
 """
 
@@ -93,6 +93,7 @@ def test_oobleck(benchmark: Any, products: str, threads: int, latents: Tensor, e
             short = latents[..., :8]
             noise = {"ours": ours.decode(short) - exact, "eager": eager(half, short.bfloat16()) - exact}
             snr = {k: float(10 * (exact.square().sum() / n.square().sum()).log10()) for k, n in noise.items()}
+            assert torch.equal(ours.decode(short, 3), ours.decode(short, 8)), "tiles are not the whole"
             assert snr["ours"] > (25 if products == "int8" else snr["eager"] - 1)
             rivals: dict[str, Callable[[], Any]] = {
                 "prestissimo": lambda: ours.decode(latents, TILE),

@@ -121,7 +121,7 @@ def test_op(benchmark: Any, case: OpCase, size: str, shape: Shape, dtype: torch.
             if case.name in PRODUCTS:
                 rivals["ceiling"] = onednn_product(2048, 2048, 2048, dtype)
             times = interleave(rivals, seconds=4.0)
-            benchmark.pedantic(lambda: case.op(**arguments), rounds=5, warmup_rounds=1)
+            benchmark.pedantic(lambda: case.op(**arguments), rounds=3)
     finally:
         torch.set_num_threads(before)
     ours = times["prestissimo"].fastest

@@ -128,4 +128,5 @@ def _selection(row: Row) -> list[Goal]:
 
 
 def _pairs(row: Row) -> list[Goal]:
-    return [Goal("ceiling", row["of_ceiling"], 0.75)] + [Goal(k, v, 1.0) for k, v in row["gain"].items()]
+    goals = [Goal("ceiling", row["of_ceiling"], 0.75)] + [Goal(k, v, 1.0) for k, v in row["gain"].items()]
+    return goals + ([Goal("fp32", row["of_fp32"], 1.7)] if row.get("of_fp32") else [])

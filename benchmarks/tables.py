@@ -252,6 +252,7 @@ def _pairs(rows: Sequence[Row]) -> list[str]:
                 ("of ceiling", _value("of_ceiling")),
                 ("ClipLoss", _times("clip_loss", "seconds")),
                 ("einsum", _times("einsum", "seconds")),
+                ("our fp32", _value("of_fp32")),
             ],
         )
     if memory := [row for row in rows if kind_of(row) == "test_memory"]:
