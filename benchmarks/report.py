@@ -53,9 +53,12 @@ only; what the bundled model's output is worth stands in its model card.
 
 
 def document(folder: Path) -> str:
-    """docs/performance.md, from every file of figures in a folder."""
-    files = sorted(folder.glob("*.json"))
-    parts = [f"## {path.stem.replace('-', ' ')}\n\n{table(rows_of(path))}" for path in files]
+    """docs/performance.md, from every file of figures in a folder, each with the .md that says why it misses goals."""
+    parts = []
+    for path in sorted(folder.glob("*.json")):
+        reasons = path.with_suffix(".md")
+        parts += [f"## {path.stem.replace('-', ' ')}\n\n{table(rows_of(path))}"]
+        parts += [reasons.read_text(encoding="utf-8")] if reasons.exists() else []
     return DOCUMENT + "\n".join(parts).rstrip() + "\n"
 
 

@@ -177,7 +177,7 @@ def interleaved(rivals: dict[str, Callable[[], Any]], device: str) -> dict[str, 
         sys.path.insert(0, folder)
     interleave = importlib.import_module("interleave").interleave
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    timings: dict[str, Any] = interleave(rivals, ROUNDS, TURN, wait)
+    timings: dict[str, Any] = interleave(rivals, ROUNDS, TURN, wait, rest=0.0)
     return timings
 
 
