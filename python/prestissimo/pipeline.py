@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,16 @@ class Pipeline:
         return self._threads or torch.get_num_threads()
 
     def resolve(self, request: Request) -> Request:
-        """The request with this model's defaults; raises ValueError for what the model cannot do."""
+        """The request with this model's defaults and the tempo that its prompt names, if the model takes one.
+
+        Raises ValueError for what the model cannot do.
+        """
         sampling = self.config.sampling
-        if request.bpm is not None and "tempo" not in self.dit.config.conditions:
+        takes_tempo = "tempo" in self.dit.config.conditions
+        if request.bpm is not None and not takes_tempo:
             raise ValueError(f"bpm: the model {self.name!r} takes no tempo")
+        if request.bpm is None and takes_tempo:
+            request = replace(request, bpm=tempo_in(request.prompt))
         return request.resolved(
             steps=sampling.steps,
             guidance=sampling.guidance,
@@ -321,8 +327,7 @@ class Pipeline:
     def _conditions(self, request: Request) -> dict[str, Tensor]:
         """All conditions but the noise level, of one item."""
         seconds = torch.tensor([request.seconds], device=self.device)
-        bpm = tempo_in(request.prompt) if request.bpm is None else request.bpm
-        return {"seconds": seconds, **self._tempo(bpm, request)}
+        return {"seconds": seconds, **self._tempo(request.bpm, request)}
 
     def _tempo(self, bpm: float | None, request: Request) -> dict[str, Tensor]:
         """tempo (1,) and the beat of every latent (1, T), from beat 0 at the start, as far as the model knows them."""

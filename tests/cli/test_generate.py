@@ -6,17 +6,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from prestissimo import audio
 from prestissimo.cli import run
+from prestissimo.models.checkpoint import save_checkpoint
+from prestissimo.models.config import assemble_model, load_model
 
 RATE = 44100
 
@@ -101,6 +106,28 @@ def test_prompts_files_and_formats(generate, tmp_path):
     assert audio.read(tmp_path / "album" / "fast-2.opus").shape[1] == pytest.approx(0.6 * 48000, abs=2)
     generate("calm", "--seconds", "0.5", "-o", "a.wav", "--bit-depth", "float", "--lufs", "-30", "--quiet")
     assert audio.measure_loudness(audio.read(tmp_path / "a.wav"), RATE) == pytest.approx(-30, abs=0.2)
+
+
+def test_a_tempo_for_a_model_that_takes_one(tiny_model, tmp_path, capsys):
+    in_time = shutil.copytree(tiny_model, tmp_path / "in_time")
+    config, _, dit, _ = load_model(in_time)
+    timed = dit.with_conditions("tempo")
+    torch.nn.init.normal_(timed.conditions["tempo"].linear.weight, std=0.5)
+    save_checkpoint(in_time / "dit.safetensors", timed, asdict(timed.config))
+    assemble_model(in_time, "in_time", config.sampling)
+    made = {}
+    for name, arguments in {
+        "said": ["calm at 90 bpm"],
+        "given": ["calm at 90 bpm", "--bpm", "120"],
+        "none": ["calm"],
+    }.items():
+        file = tmp_path / f"{name}.wav"
+        fixed = ["--seconds", "0.5", "--seed", "7", "--json", "-o", str(file)]
+        assert run(["generate", "--model", str(in_time), *arguments, *fixed]) == 0
+        (entry,) = json.loads(capsys.readouterr().out)["outputs"]
+        made[name] = entry["bpm"], audio.read(file)
+    assert [bpm for bpm, _ in made.values()] == [90.0, 120.0, None]
+    assert not np.array_equal(made["said"][1], made["given"][1])
 
 
 def test_standard_output(process, generate, tmp_path):

@@ -55,6 +55,14 @@ def generate(
             help="What not to play; needs guidance above 1.", show_default=False, rich_help_panel=_MUSIC
         ),
     ] = None,
+    bpm: Annotated[
+        float | None,
+        typer.Option(
+            help="Tempo, for a model that takes one: 30 to 300.",
+            show_default="what the prompt says",
+            rich_help_panel=_MUSIC,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Sampling steps.", show_default="the model's", rich_help_panel=_MUSIC)
     ] = None,
@@ -90,8 +98,8 @@ def generate(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="One prompt a line; or CSV headed prompt, seconds, seed, negative_prompt, steps, guidance, "
-            "sampler, strength.",
+            help="One prompt a line; or CSV headed prompt, seconds, seed, negative_prompt, bpm, steps, "
+            "guidance, sampler, strength.",
             show_default=False,
             rich_help_panel=_SEVERAL,
         ),
@@ -197,6 +205,7 @@ def generate(
         "negative_prompt": negative_prompt,
         "sampler": sampler,
         "init_strength": strength,
+        "bpm": bpm,
     }
     todo = jobs.plan(
         rows,
@@ -318,6 +327,7 @@ def _write(pipe: Pipeline, job: Job, made: Generation, settings: dict[str, Any])
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
         "seconds": round(sound.shape[1] / pipe.sample_rate, 6),
+        "bpm": request.bpm,
         "steps": request.steps,
         "guidance": request.guidance,
         "sampler": request.sampler,

@@ -47,6 +47,7 @@ _COLUMNS: dict[str, Callable[[str], Any]] = {
     "seconds": float,
     "seed": int,
     "negative_prompt": str,
+    "bpm": float,
     "steps": int,
     "guidance": float,
     "sampler": str,
@@ -56,8 +57,8 @@ _COLUMNS: dict[str, Callable[[str], Any]] = {
 
 def read_prompts(path: Path) -> list[Row]:
     """A text file of one prompt a line (blank lines and lines that begin with # are skipped), or a CSV file
-    with a header: a `prompt` column and any of seconds, seed, negative_prompt, steps, guidance, sampler,
-    strength.
+    with a header: a `prompt` column and any of seconds, seed, negative_prompt, bpm, steps, guidance,
+    sampler, strength.
 
     Raises OSError, or ValueError with file and line.
     """
