@@ -10,6 +10,7 @@ lane is named in `missed_by` and must miss it: that is why there are others.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,11 +212,9 @@ _OTHER_TYPES = (
 )
 
 
-def planted_source(bug: Bug) -> tuple[Path, Path]:
-    """(the .cuh to compile, the csrc folder beside it): copies with the bug in them, the same for every lane."""
-    folder = toolchain.CACHE / "planted" / "".join(c if c.isalnum() else "-" for c in bug.name)
+def planted_source(bug: Bug, folder: Path) -> tuple[Path, Path]:
+    """(the .cuh to compile, the csrc folder beside it): copies in `folder` with the bug in them."""
     csrc = folder / "csrc"
-    shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("cpu"))
     (csrc / "cpu").mkdir()
     shutil.copy(CSRC / "cpu" / "isa.h", csrc / "cpu")
@@ -240,15 +239,20 @@ def _replace_once(text: str, old: str, new: str, name: str) -> str:
 
 
 def run(bug: Bug, lane: str, planner: HostDevice) -> Outcome:
-    """The bug's case in one lane; a sanitizer's report counts as a finding."""
+    """The bug's case in one lane; a sanitizer's report counts as a finding.
+
+    Every call has copies of its own, so that processes do not meet in them: what is built of them is kept by their
+    content.
+    """
     kind, *how = lane.split("-")
     late = "early" not in how
-    source, csrc = planted_source(bug)
     module = {"probes": probes, "adaln_modulate": adaln_modulate}[bug.op]
-    if kind == "ptx":
-        text = toolchain.ptx(source, 80, csrc)
-        return module.run(bug.case, PtxDevice(Module(text), Options(cp_async_late=late)), planner)
-    executable = toolchain.worker(kind, [source], csrc, optimise=False)
+    with tempfile.TemporaryDirectory() as folder:
+        source, csrc = planted_source(bug, Path(folder))
+        if kind == "ptx":
+            text = toolchain.ptx(source, 80, csrc)
+            return module.run(bug.case, PtxDevice(Module(text), Options(cp_async_late=late)), planner)
+        executable = toolchain.worker(kind, [source], csrc, optimise=False)
     order = HostOptions(shuffle="ordered" not in how, skew="level" not in how, cp_async_late=late)
     with HostDevice(executable, order) as device:
         try:
