@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from prestissimo import atomic
 from prestissimo._version import __version__
+from prestissimo.interrupts import signals_held
 
 __all__ = [
     "FORMATS",
@@ -164,7 +165,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     name = os.fspath(path)
     with Path(path).open("rb") as file:  # for the system's own reason, where there is one
         try:
-            with soundfile.SoundFile(file) as sound:
+            with signals_held(), soundfile.SoundFile(file) as sound:  # held: as in `encode`
                 if sound.channels > 2:
                     raise ValueError(
                         f"{name}: has {sound.channels} channels, only mono and stereo can be read"
@@ -250,9 +251,13 @@ def encode(
     if kind.latin_tags:
         title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     buffer = io.BytesIO()
-    with soundfile.SoundFile(
-        buffer, "w", sample_rate, array.shape[0], subtype=subtype, format=kind.container
-    ) as sound:
+    # libsndfile writes through callbacks into Python, which lose an exception: Ctrl-C would become a failed write
+    with (
+        signals_held(),
+        soundfile.SoundFile(
+            buffer, "w", sample_rate, array.shape[0], subtype=subtype, format=kind.container
+        ) as sound,
+    ):
         if title:
             sound.title = title
         if comment:
@@ -285,7 +290,7 @@ def read_tags(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata that :func:`write` left: ``title``, ``software``, and the mapping given as ``comment``."""
     import soundfile
 
-    with Path(path).open("rb") as file, soundfile.SoundFile(file) as sound:
+    with Path(path).open("rb") as file, signals_held(), soundfile.SoundFile(file) as sound:
         tags: dict[str, Any] = dict(sound.copy_metadata())
     try:
         tags["comment"] = json.loads(tags["comment"])

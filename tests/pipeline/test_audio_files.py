@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import io
+import signal
+
 import numpy as np
 import pytest
 
@@ -149,3 +152,19 @@ def test_wrong_arguments_are_named():
         audio.format_for("song.xyz")
     with pytest.raises(ValueError, match="format must be one of"):
         audio.format_for("song.wav", "aac")
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "opus"])
+def test_an_interrupt_within_libsndfile_is_not_lost(kind, monkeypatch, capfd):
+    """libsndfile calls Python back to write: an exception there is printed and dropped."""
+
+    class Interrupted(io.BytesIO):
+        def write(self, data, /):
+            if not self.getbuffer().nbytes:
+                signal.raise_signal(signal.SIGINT)
+            return super().write(data)
+
+    monkeypatch.setattr(audio.io, "BytesIO", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audio.encode(np.zeros((2, 4800), np.float32), 48000, kind)
+    assert capfd.readouterr().err == ""

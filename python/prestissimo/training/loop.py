@@ -7,19 +7,17 @@ import contextlib
 import json
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prestissimo.atomic import write_bytes
+from prestissimo.interrupts import signals_held
 
 from .ema import Ema
 from .processes import Processes
@@ -103,37 +101,6 @@ class Logs:
             self._board.close()
 
 
-@contextlib.contextmanager
-def _signals_held() -> Iterator[list[int]]:
-    """Within the block Ctrl-C and SIGTERM are only noted in the list, a second one acts at once; afterwards the
-    first acts as it would have. Where they are ignored, as in a job in the background, they stay so."""
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
-        yield noted
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if noted:
-            restore()
-            signal.raise_signal(number)
-        noted.append(number)
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-    both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in both.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        restore()
-    if noted:
-        signal.raise_signal(noted[0])
-
-
 def train(
     model: nn.Module,
     loss_of: Callable[[int], Tensor],
@@ -183,7 +150,7 @@ def train(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = show_progress and processes.first
     bar = Progress(*columns, refresh_per_second=1, console=Console(stderr=True), disable=not shown)
-    with contextlib.closing(logs) if logs else contextlib.nullcontext(), _signals_held() as stop, bar:
+    with contextlib.closing(logs) if logs else contextlib.nullcontext(), signals_held() as stop, bar:
         task = bar.add_task("training", total=config.steps, completed=step)
         while step < config.steps and not processes.any(bool(stop)):
             rate = learning_rate(config, step)
