@@ -13,10 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-# Seconds before every turn in which the last rival's threads fall asleep: those of OpenVINO and ONNX Runtime wait for
-# their next call at full speed. swiglu, 345 rows of 768, two threads of AMD Zen 4: 65 us alone, 107 in turn with ONNX
-# Runtime, 71 after a rest.
-REST = 0.01
+# Seconds before every turn, in which the last rival's threads fall asleep
+REST = 0.002
 
 
 @dataclass(frozen=True)

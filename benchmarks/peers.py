@@ -79,6 +79,9 @@ def onnxruntime(f: Function, tensors: tuple[Tensor, ...], threads: int) -> Calla
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
+    # else its threads wait for the next call at full speed for a tenth of a second and more, on the cores of whoever
+    # comes after it: float32 products on two threads then ran at the speed of one
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(written.getvalue(), options, providers=["CPUExecutionProvider"])
     bound, inputs = session.io_binding(), [np.array(t.numpy()) for t in tensors]
     taken = {i.name for i in session.get_inputs()}
