@@ -27,7 +27,8 @@ struct InfoNceParameters {
   void *da, *db;
   float *dscale, *dbias;
   float *row_lse, *column_lse;  // infinite for what is no anchor
-  float* weight;                // dloss over the number of anchors, the power of two that G is stored with, its inverse
+  float* weight;  // dloss over the number of anchors; the power of two that G is stored with, and its inverse; the
+                  // largest factors of rows and of columns that float16 stores it with
   PairGradients pairs;
   int64_t sum_tiles;
 };
@@ -91,7 +92,7 @@ inline InfoNceParameters parameters(const InfoNceGradientPart& part) {
   const InfoNceArgs& a = p.a = b.forward;
   Carver memory(a.workspace);
   p.row_factor = memory.take(a.M), p.column_factor = memory.take(a.N);
-  p.row_lse = memory.take(a.M), p.column_lse = memory.take(a.N), p.weight = memory.take(3);
+  p.row_lse = memory.take(a.M), p.column_lse = memory.take(a.N), p.weight = memory.take(5);
   p.dloss = b.dloss, p.da = b.da, p.db = b.db, p.dscale = b.dscale, p.dbias = b.dbias;
   p.pairs = pair_gradients(part, a.dtype, memory, kTileRows, a.N, a.E);
   p.pairs.x = a.a, p.pairs.x_stride = a.a_stride;
