@@ -39,8 +39,10 @@ PRESTISSIMO_DEVICE float2 unit_root(int k, float inverse_n) {
 
 // In [-pi, pi]; angle(0, 0) is 0.
 PRESTISSIMO_DEVICE float angle(float re, float im) {
-  const float x = fabsf(re), y = fabsf(im), large = fmaxf(x, y), small = fminf(x, y);
-  const float t = small / fmaxf(1e-37f, large), t2 = t * t;
+  const float x = fabsf(re), y = fabsf(im);
+  const bool steep = x < y;  // fminf and fmaxf would drop a NaN; these choices keep one of either
+  const float large = steep ? y : x, small = steep ? x : y;
+  const float t = small / (large < 1e-37f ? 1e-37f : large), t2 = t * t;
   float p = __fmaf_rn(0.002849888987839222f, t2, -0.016068626195192337f);
   p = __fmaf_rn(p, t2, 0.042691513895988464f);
   p = __fmaf_rn(p, t2, -0.07504294067621231f);
@@ -49,7 +51,7 @@ PRESTISSIMO_DEVICE float angle(float re, float im) {
   p = __fmaf_rn(p, t2, 0.1999261975288391f);
   p = __fmaf_rn(p, t2, -0.3333307206630707f);
   float a = __fmaf_rn(p, t2 * t, t);
-  a = x < y ? 1.57079633f - a : a;
+  a = steep ? 1.57079633f - a : a;
   a = re < 0.0f ? 3.14159265f - a : a;
   return im < 0.0f ? -a : a;
 }
