@@ -186,6 +186,13 @@ PRESTISSIMO_DEVICE void copy_across(float* to, const float* from, int64_t stride
   }
 }
 
+// As a float4: of load()'s uint4 nvcc 13.0 makes one of two programs, by chance from run to run, and one of them has a
+// load that nobody needs.
+PRESTISSIMO_DEVICE void load_four(const float* from, float* to) {
+  const float4 v = *reinterpret_cast<const float4*>(from);
+  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+
 PRESTISSIMO_DEVICE void hierarchy_argmax_float(const HierarchyArgmaxArgs& a) {
   SHARED_ARRAY(float, x_tile, kArgmaxFloatDepth* kArgmaxFloatPitch);
   SHARED_ARRAY(float, w_tile, kArgmaxFloatDepth* kArgmaxFloatPitch);
@@ -204,8 +211,9 @@ PRESTISSIMO_DEVICE void hierarchy_argmax_float(const HierarchyArgmaxArgs& a) {
 #pragma unroll
       for (int d = 0; d < kArgmaxFloatDepth; ++d) {
         float x[kThreadRows], w[kThreadColumns];
-        load(x_tile + d * kArgmaxFloatPitch + row, x);
-        load(w_tile + d * kArgmaxFloatPitch + column, w);
+        load_four(x_tile + d * kArgmaxFloatPitch + row, x);
+        load_four(w_tile + d * kArgmaxFloatPitch + column, w);
+        load_four(w_tile + d * kArgmaxFloatPitch + column + 4, w + 4);
 #pragma unroll
         for (int i = 0; i < kThreadRows; ++i)
 #pragma unroll
