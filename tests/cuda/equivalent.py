@@ -8,6 +8,7 @@ argument's text. What has no pattern is argued there by hand.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ Holds = Callable[[Sequence[str], int, str], bool]  # statements of the kernel, w
 class Argument:
     why: str
     holds: Holds
+    sixteen_bits: bool = False  # only where what the kernel stores is rounded to 16 bits
 
 
 def _written(statement: str) -> str:
@@ -107,9 +109,45 @@ def _quadrant(code: Sequence[str], at: int, new: str) -> bool:
     return False
 
 
+def _number(constant: str) -> float:
+    """0f3F800000 is 1.0."""
+    return float(struct.unpack(">f", bytes.fromhex(constant[2:]))[0])
+
+
+_LESS = {"lt": True, "le": True, "gt": False, "ge": False}
+
+
+def _writes(statement: str, register: str) -> bool:
+    """One of several, too: {%f1, %f2}."""
+    m = re.match(r"(?:@\S+ )?\S+ (?:\{([^}]*)\}|(%\w+))", statement)
+    return m is not None and register in re.split(r",\s*", m.group(1) or m.group(2) or "")
+
+
+def _clamps(code: Sequence[str], compared: int, a: str, at: float) -> set[str]:
+    """Registers that are A clamped by a constant K from below or above, and are A where it is the number `at`:
+    setp.lt.f32 P, A, K; selp.f32 R, K, A, P, or with >. P and R are written once, and A not between these two and the
+    statement `compared`."""
+    found = set()
+    for k, s in enumerate(code):
+        select = re.match(rf"selp\.f32 (%\w+), (0f\w+), {re.escape(a)}, (%\w+);", s)
+        if not select:
+            continue
+        r, limit, p = select.groups()
+        decided = [i for i, t in enumerate(code) if _writes(t, p)]
+        if len(decided) != 1 or len([t for t in code if _writes(t, r)]) != 1:
+            continue
+        below = re.match(rf"setp\.(lt|le|gt|ge)\.f32 {p}, {re.escape(a)}, {limit};", code[decided[0]])
+        between = code[min(k, decided[0], compared) : max(k, decided[0], compared)]
+        if not below or any(_writes(t, a) for t in between):
+            continue
+        if at != _number(limit) and (at > _number(limit)) == _LESS[below.group(1)]:
+            found.add(r)
+    return found
+
+
 def _choice_between_equals(code: Sequence[str], at: int, new: str) -> bool:
     """setp.lt P, A, B with < for <= or > for >=, where P only selects between A and B; of floats B is a constant that
-    is not zero, and A may have been clamped by another constant before."""
+    is not zero, and A may have been clamped before by another constant, which leaves B as it is."""
     m = re.match(r"setp\.(lt|le|gt|ge)\.([sfu])(?:32|64) (%\w+), (%\w+), ([%\w-]+);", code[at])
     n = re.match(r"setp\.(lt|le|gt|ge)\.", new)
     if not m or not n or {m.group(1), n.group(1)} not in ({"lt", "le"}, {"gt", "ge"}):
@@ -117,7 +155,7 @@ def _choice_between_equals(code: Sequence[str], at: int, new: str) -> bool:
     p, a, b = m.group(3), m.group(4), m.group(5)
     if m.group(2) == "f" and (not b.startswith("0f") or b in ("0f00000000", "0f80000000")):
         return False
-    of_a = {a, *(_written(s) for s in code if re.match(rf"selp\.f32 %\w+, 0f\w+, {a}, ", s))}
+    of_a = {a} | (_clamps(code, at, a, _number(b)) if m.group(2) == "f" else set())
     readers = [s for s in code if re.search(rf"{re.escape(p)}\b", s) and s != code[at]]
     selected = [re.match(rf"selp\.\S+ %\w+, (\S+), (\S+), {re.escape(p)};", s) for s in readers]
     pairs = [{s.group(1), s.group(2)} for s in selected if s]
@@ -194,6 +232,55 @@ def _slot_of_a_warp(code: Sequence[str], at: int, new: str) -> bool:
     )
 
 
+def _clamp_from_below(code: Sequence[str], at: int, new: str) -> bool:
+    """setp.lt.s64 P, X, 0; min.s64 M, X, N; selp.b64 R, 0, M, P: a number clamped to what there is, with <= for <."""
+    m = re.match(r"setp\.lt\.s64 (%\w+), (%\w+), 0;", code[at])
+    if not m or new != code[at].replace(".lt.", ".le."):
+        return False
+    p, x = m.groups()
+    readers = [s for s in code if re.search(rf"{p}\b", s) and s != code[at]]
+    least = {_written(s) for s in code if re.match(rf"min\.s64 %\w+, (?:{x}, %\w+|%\w+, {x});", s)}
+    select = re.match(rf"selp\.b64 %\w+, 0, (%\w+), {p};", "".join(readers[:1]))
+    return len(readers) == 1 and select is not None and select.group(1) in least
+
+
+def _split_of_a_logarithm(code: Sequence[str], at: int, new: str) -> bool:
+    """add.s32 B, X, -1059760811; and.b32 E, B, -2^23; sub.s32 M, X, E; cvt.rn.f32.s32 F, E (logf): the first with one
+    more, or the mask with its lowest bit."""
+    for k in range(max(0, at - 1), at + 1):
+        first = re.match(r"add\.s32 (%\w+), (%\w+), -1059760811;", code[k])
+        mask = first and re.match(
+            rf"and\.b32 \s*(%\w+), {first.group(1)}, -8388608;", "".join(code[k + 1 : k + 2])
+        )
+        if not first or not mask or len(_readers(code, first.group(1))) != 1:
+            continue
+        readers = _readers(code, mask.group(1))
+        apart = [s for s in readers if re.match(rf"sub\.s32 %\w+, {first.group(2)}, {mask.group(1)};", s)]
+        whole = [s for s in readers if re.match(rf"cvt\.rn\.f32\.s32 %\w+, {mask.group(1)};", s)]
+        if len(apart) == len(whole) == 1 and len(readers) == 2:
+            return new == code[at].replace(*(("0811;", "0810;") if at == k else ("8608;", "8607;")))
+    return False
+
+
+def _mask_after_a_shift(code: Sequence[str], at: int, new: str) -> bool:
+    """shl A, X, n; and B, A, m, m even, with one more."""
+    m = re.match(r"and\.b(32|64) \s*%\w+, (%\w+), (-?\d+);", code[at])
+    if not m or int(m.group(3)) % 2 or new != code[at].replace(f" {m.group(3)};", f" {int(m.group(3)) + 1};"):
+        return False
+    written = [s for s in code if _written(s) == m.group(2)]
+    return (
+        len(written) == 1 and re.match(rf"shl\.b{m.group(1)} %\w+, %\w+, [1-9]\d*;", written[0]) is not None
+    )
+
+
+def _beside_a_bound(code: Sequence[str], at: int, new: str) -> bool:
+    """setp.gt.f32 P, U, 2e-6; and the setp.lt.f32 Q, U, 1 - 2e-6 beside it: with >= or <= (PowerLink)."""
+    both = "\n".join(code[max(0, at - 1) : at + 2])
+    u = re.search(r"setp\.lt\.f32 %\w+, (%\w+), 0f3F7FFFDE;\nsetp\.gt\.f32 %\w+, (%\w+), 0f360637BD;", both)
+    equal = {code[at].replace(f".{a}.", f".{b}.") for a, b in (("lt", "le"), ("gt", "ge"))} - {code[at]}
+    return u is not None and u.group(1) == u.group(2) and new in equal
+
+
 ARGUMENTS = (
     Argument(
         "PTX clamps a shift: by the width or by one less, an arithmetic shift leaves the sign",
@@ -217,13 +304,16 @@ ARGUMENTS = (
         _choice_between_equals,
     ),
     Argument(
-        "e^x is computed as 2^j 2^(x log2 e - j), which is the same for every whole j: another j, within the exponents "
-        "of float32, moves roundings alone",
+        "e^x is computed as 2^j 2^(x log2 e - j), the same for every whole j: with another, within the exponents of "
+        "float32, the second exponent lies below 128, and its two roundings move e^x by 5.3e-6 of itself at most; "
+        "float16 rounds by 4.9e-4 of it",
         _power_of_an_exponential,
+        sixteen_bits=True,
     ),
     Argument(
-        "2^k with its last bit set: 2^-23 of the product, which one rounding moves as far",
+        "2^k with its last bit set: 1.2e-7 of the product, where float16 rounds by 4.9e-4",
         _rounding_of_a_power,
+        sixteen_bits=True,
     ),
     Argument("2^j is made of two factors, and another split of j gives the same product", _split_of_a_power),
     Argument("only the square of the sine is used, and not its sign", _sign_of_a_square),
@@ -233,10 +323,31 @@ ARGUMENTS = (
         "through is zero",
         _slot_of_a_warp,
     ),
+    Argument("what is masked has been shifted left: the bit let through is zero", _mask_after_a_shift),
+    Argument(
+        "the slope of a score that lies on the very number from which on it counts as at its bound, where the slope is "
+        "none: either stands for it",
+        _beside_a_bound,
+    ),
+    Argument(
+        "at 0 itself both choices are 0: the size that clamps from above is never negative", _clamp_from_below
+    ),
+    Argument(
+        "ln x = e ln 2 + ln m: where m begins, one float beside 2/3, or one unit of its last place given to e, moves "
+        "it by 1.2e-7, where float16 rounds by 4.9e-4",
+        _split_of_a_logarithm,
+        sixteen_bits=True,
+    ),
     Argument("only bit 31 of the sum of two numbers whose low 30 bits are zero is kept", _quadrant),
 )
 
 
-def why_equivalent(code: Sequence[str], at: int, new: str) -> str | None:
-    """The argument that a damaged statement cannot be noticed, or None."""
-    return next((a.why for a in ARGUMENTS if a.holds(code, at, new)), None)
+def stores_16_bits(kernel: str) -> bool:
+    """By its name, as the kernels are called: snake_rows_f16_x8; not gated_residual_rows_f32_f16_x1."""
+    return re.search(r"_b?f16(_|$)", kernel) is not None and "_f32" not in kernel
+
+
+def why_equivalent(kernel: str, code: Sequence[str], at: int, new: str) -> str | None:
+    """The argument that a damaged statement of a kernel cannot be noticed, or None."""
+    arguments = (a for a in ARGUMENTS if stores_16_bits(kernel) or not a.sixteen_bits)
+    return next((a.why for a in arguments if a.holds(code, at, new)), None)

@@ -18,7 +18,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,7 @@ def argument(unit: str, module: Module, mutant: Mutant) -> dict[str, Any] | None
     """The entry of a mutant that an argument of equivalent.py covers."""
     code = module.kernel(mutant.kernel).instructions
     at = next(k for k, i in enumerate(code) if i.line == mutant.line and i.text + ";" == mutant.old)
-    why = why_equivalent([i.text + ";" for i in code], at, mutant.new)
+    why = why_equivalent(mutant.kernel, [i.text + ";" for i in code], at, mutant.new)
     if why is None:
         return None
     return {"of": unit, **{k: getattr(mutant, k) for k in NAMED}, "why": why}
@@ -216,6 +216,57 @@ def write(unit: str, score: dict[str, Any], used: Sequence[dict[str, Any]]) -> N
     )
 
 
+@dataclass
+class Tally:
+    """What became of the mutants that ran, by kind, and the arguments that were used."""
+
+    how: dict[str, collections.Counter[str]] = field(
+        default_factory=lambda: collections.defaultdict(collections.Counter)
+    )
+    used: list[dict[str, Any]] = field(default_factory=list)
+
+    def score(self) -> dict[str, Any]:
+        total = sum(self.how.values(), collections.Counter[str]())
+        counted = sum(total.values()) - total["equivalent"] - total["not PTX"]
+        if counted == 0:
+            raise SystemExit(f"no mutant counts: {dict(total) or 'none ran'}; give more --count or --seconds")
+        noticed = counted - total["survived"]
+        return {
+            "mutants": sum(total.values()),
+            "noticed": noticed,
+            "equivalent": total["equivalent"],
+            "survived": total["survived"],
+            "score": round(noticed / counted, 4),
+        }
+
+
+def try_all(
+    op: str, target: int, chosen: Sequence[Mutant], base: Baseline, builds: Builds, seconds: float
+) -> Tally:
+    """The mutants in their order, until `seconds` of the processor are gone."""
+    unit, module, planner = f"{op}/compute_{target}", builds.module(op, target), builds.planner(op)
+    argued = {tuple(e[k] for k in NAMED): e for e in read()["equivalent"] if e["of"] == unit}
+    tally, started = Tally(), time.perf_counter()
+    for k, mutant in enumerate(chosen, 1):
+        if time.process_time() > seconds:
+            break
+        how = verdict(op, module, mutant, base, planner)
+        if how == "survived":
+            entry = argued.get(tuple(getattr(mutant, name) for name in NAMED)) or argument(
+                unit, module, mutant
+            )
+            if entry:
+                how = "equivalent"
+                tally.used.append(entry)
+            else:
+                place = f"{mutant.kernel} line {mutant.line}, {mutant.kind}"
+                print(f"survived: {place}: {mutant.old}  ->  {mutant.new}")
+        tally.how[mutant.kind][how] += 1
+        if k % 25 == 0:
+            print(f"{k} of {len(chosen)}, {time.perf_counter() - started:.0f} s", flush=True)
+    return tally
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -227,51 +278,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="of the processor: what ran is scored")
     parser.add_argument("--record", action="store_true", help="write the score into mutation.json")
     o = parser.parse_args()
-    unit = f"{o.op}/compute_{o.target}"
-    argued = {tuple(e[k] for k in NAMED): e for e in read()["equivalent"] if e["of"] == unit}
-    used: list[dict[str, Any]] = []
-    started = time.perf_counter()
     with Builds() as builds:
-        planner = builds.planner(o.op)
         module = builds.module(o.op, o.target)
-        base = baseline(o.op, module, planner)
+        base = baseline(o.op, module, builds.planner(o.op))
         chosen, everything = draw(module, base, o.count, o.seed)
-        tally: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-        for k, mutant in enumerate(chosen):
-            if time.process_time() > o.seconds:
-                chosen = chosen[:k]
-                break
-            how = verdict(o.op, module, mutant, base, planner)
-            if how == "survived":
-                entry = argued.get(tuple(getattr(mutant, k) for k in NAMED)) or argument(unit, module, mutant)
-                if entry:
-                    how = "equivalent"
-                    used.append(entry)
-                else:
-                    print(
-                        f"survived: {mutant.kernel} line {mutant.line}, {mutant.kind}: {mutant.old}  ->  {mutant.new}"
-                    )
-            tally[mutant.kind][how] += 1
-            if k % 25 == 24:
-                print(f"{k + 1} of {len(chosen)}, {time.perf_counter() - started:.0f} s", flush=True)
-    total = sum(tally.values(), collections.Counter())
-    for kind, counts in sorted(tally.items()):
+        tally = try_all(o.op, o.target, chosen, base, builds, o.seconds)
+        ptx = toolchain.ptx_hash(builds.ptx(o.op, o.target))
+    for kind, counts in sorted(tally.how.items()):
         print(f"{kind:24s} {dict(counts)}")
-    counted = len(chosen) - total["equivalent"] - total["not PTX"]
-    noticed = counted - total["survived"]
-    score = {
-        "mutants": len(chosen),
-        "noticed": noticed,
-        "equivalent": total["equivalent"],
-        "survived": total["survived"],
-        "score": round(noticed / counted, 4),
-        "seed": o.seed,
-        "of": everything,
-        "ptx": toolchain.ptx_hash(builds.ptx(o.op, o.target)),
-    }
-    print(f"{score}  {time.perf_counter() - started:.0f} s")
+    score = tally.score() | {"seed": o.seed, "of": everything, "ptx": ptx}
+    print(score)
     if o.record:
-        write(unit, score, used)
+        write(f"{o.op}/compute_{o.target}", score, tally.used)
 
 
 if __name__ == "__main__":

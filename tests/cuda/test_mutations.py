@@ -8,7 +8,7 @@ import json
 import pytest
 
 from . import toolchain
-from .equivalent import why_equivalent
+from .equivalent import stores_16_bits, why_equivalent
 from .lanes import OPS, source_of
 from .mutate import RECORD
 from .ptx import Module
@@ -105,6 +105,20 @@ and.b32 %r3, %r2, 536870908;
 add.s32 %r4, %r9, %r3;
 st.shared.f32 [%r4+128], %f1;"""
 
+CLAMPED = """setp.lt.s64 %p1, %rd1, 0;
+min.s64 %rd3, %rd1, %rd2;
+selp.b64 %rd4, 0, %rd3, %p1;"""
+LOGARITHM = """add.s32 %r2, %r1, -1059760811;
+and.b32 %r3, %r2, -8388608;
+sub.s32 %r4, %r1, %r3;
+mov.b32 %f1, %r4;
+cvt.rn.f32.s32 %f2, %r3;"""
+
+SHIFTED = """shl.b32 %r2, %r1, 3;
+and.b32 %r3, %r2, 248;"""
+BESIDE = """setp.lt.f32 %p1, %f1, 0f3F7FFFDE;
+setp.gt.f32 %p2, %f1, 0f360637BD;"""
+
 INVERTED = "@%p1 bra $L__BB0_2;", "@!%p1 bra $L__BB0_2;"
 EQUAL = "setp.lt.s64 %p1, %rd1, %rd2;", "setp.le.s64 %p1, %rd1, %rd2;"
 NO_HALF = "fma.rn.f32 %f3, %f4, %f2, %f1;", "mul.f32 %f3, %f4, %f2;"
@@ -115,6 +129,13 @@ SIGN = "and.b32 %r2, %r1, 2;", "or.b32 %r2, %r1, 2;"
 ABOVE = "setp.gt.f32 %p2, %f1, 0f42B20000;", "setp.ge.f32 %p2, %f1, 0f42B20000;"
 WIDER = "and.b64 %rd23, %rd4, -4294967296;", "and.b64 %rd23, %rd4, -4294967295;"
 MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
+
+
+LOWEST = "and.b32 %r3, %r2, 248;", "and.b32 %r3, %r2, 249;"
+ON_IT = "setp.gt.f32 %p2, %f1, 0f360637BD;", "setp.ge.f32 %p2, %f1, 0f360637BD;"
+AT_ZERO = "setp.lt.s64 %p1, %rd1, 0;", "setp.le.s64 %p1, %rd1, 0;"
+BEGINNING = "add.s32 %r2, %r1, -1059760811;", "add.s32 %r2, %r1, -1059760810;"
+LAST_PLACE = "and.b32 %r3, %r2, -8388608;", "and.b32 %r3, %r2, -8388607;"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +167,15 @@ MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
         (CLAMP, *ABOVE, True),
         (CLAMP.replace("selp.f32 %f2, 0fC2D00000, %f1", "selp.f32 %f2, 0fC2D00000, %f9"), *ABOVE, False),
         (CLAMP.replace("0f42B20000, %f2, %p2", "0f00000000, %f2, %p2"), *ABOVE, False),
+        # what is selected is no clamp: its predicate compares another register, with another number, or is two; a clamp
+        # from above; a clamp that moves the number compared with
+        (CLAMP.replace("%p1, %f1,", "%p1, %f9,"), *ABOVE, False),
+        (CLAMP.replace("%p1, %f1, 0fC2D00000", "%p1, %f1, 0fC2D00001"), *ABOVE, False),
+        (CLAMP + "\nsetp.lt.f32 %p1, %f8, 0fC2D00000;", *ABOVE, False),
+        (CLAMP.replace("setp.lt.f32 %p1", "setp.gt.f32 %p1"), *ABOVE, False),
+        (CLAMP.replace("setp.gt", "ld.global.v2.f32 {%f0, %f1}, [%rd1];\nsetp.gt"), *ABOVE, False),
+        ("ld.global.v2.f32 {%f0, %f1}, [%rd1];\n" + CLAMP + "\nmov.f32 %f1, %f4;", *ABOVE, True),
+        (CLAMP.replace("0fC2D00000", "0f42C80000"), *ABOVE, False),
         (POWER, *ONE_BIT, True),
         (POWER.replace("mov.b32 %f1", "add.s32 %r8"), *ONE_BIT, False),
         (POWER, *QUARTER, True),
@@ -161,9 +191,38 @@ MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
         (SLOT, *ODD, True),
         (SLOT + "\nld.shared.f32 %f2, [%r4];", *ODD, False),
         (SLOT.replace("st.shared", "st.global"), *ODD, False),
+        (SHIFTED, *LOWEST, True),
+        (SHIFTED.replace("shl", "shr"), *LOWEST, False),
+        (SHIFTED + "\nmov.b32 %r2, %r9;", *LOWEST, False),
+        (BESIDE, *ON_IT, True),
+        (BESIDE.replace("%p1, %f1", "%p1, %f9"), *ON_IT, False),
+        (CLAMPED, *AT_ZERO, True),
+        (CLAMPED.replace("min", "max"), *AT_ZERO, False),
+        (CLAMPED.replace("0, %rd3, %p1", "1, %rd3, %p1"), *AT_ZERO, False),
+        (CLAMPED + "\n@%p1 bra $L__BB0_2;", *AT_ZERO, False),
+        (LOGARITHM, *BEGINNING, True),
+        (LOGARITHM, *LAST_PLACE, True),
+        (LOGARITHM, BEGINNING[0], "sub.s32 %r2, %r1, -1059760811;", False),
+        (LOGARITHM.replace("sub.s32 %r4, %r1", "sub.s32 %r4, %r9"), *LAST_PLACE, False),
+        (LOGARITHM + "\nadd.s32 %r8, %r2, 1;", *BEGINNING, False),
         (SMALLER + "\n@%p1 bra $L__BB0_2;", *EQUAL, False),
     ],
 )  # fmt: skip
 def test_arguments(code: str, old: str, new: str, holds: bool) -> None:
     statements = code.split("\n")
-    assert (why_equivalent(statements, statements.index(old), new) is not None) == holds
+    at = statements.index(old)
+    assert (why_equivalent("snake_rows_f16_x8", statements, at, new) is not None) == holds
+    if (old, new) in (
+        NO_HALF,
+        ONE_BIT,
+        BEGINNING,
+        LAST_PLACE,
+    ):  # as many roundings of float32 show in a float32
+        assert why_equivalent("snake_rows_f32_x4", statements, at, new) is None
+
+
+def test_what_a_kernel_stores() -> None:
+    assert all(map(stores_16_bits, ("snake_rows_f16_x8", "quantize_bf16_x8", "relaxed_topk_backward_f16")))
+    assert not any(
+        map(stores_16_bits, ("snake_rows_f32_x4", "gated_residual_rows_f32_f16_x1", "info_nce_total"))
+    )
