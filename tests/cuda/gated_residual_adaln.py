@@ -177,32 +177,35 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
 
 
 def _sweep() -> list[Case]:
-    """Every pair of types; rows within and beyond what the threads hold; each vector there and absent;
-    more blocks of rows than groups add up."""
+    """Every pair of types; rows within and beyond what the threads hold, and that end where a round of them does; each
+    vector there and absent; all sums of a sigmoid gate; more blocks of rows than groups add up."""
     cases = []
     sets = ("gsc", "gscwb", "", "wb", "gw", "sc", "gscb")
     for d, (dtype, branch) in enumerate(STREAMS):
         lanes = 16 // DTYPES[branch].itemsize
         shapes = [
             (2, 65, lanes),
-            (1, 3, 33 * lanes),
-            (1, 2, 65 * lanes),
+            (1, 3, 32 * lanes),
+            (1, 2, 64 * lanes),
         ]
         shapes += [(2, 2, 1), (1, 66, 7), (1, 2, 259)]
         for k, shape in enumerate(shapes):
             n = d + 2 * k
             norm, form = ("layer", "rms")[n % 2 if shape[2] > 1 else 0], ("plain", "sigmoid")[n // 2 % 2]
-            cases.append(Case(*shape, dtype, branch, sets[n % 7], n % 3 == 0, norm, form))
+            if shape[1] > 64:
+                cases.append(Case(*shape, dtype, branch, "gscwb", norm=norm, form="sigmoid"))
+            else:
+                cases.append(Case(*shape, dtype, branch, sets[n % 7], n % 3 == 0, norm, form))
         cases += [
-            Case(2, 2, 2 * lanes, dtype, branch, misalign=1),
+            Case(2, 2, 288, dtype, branch, misalign=1),
             Case(1, 2, 2 * lanes, dtype, branch, "gscwb", per_row=True),
             # the rest of a row that its threads do not hold, with all there is to it
-            Case(1, 1, 1025 * lanes, dtype, branch, "gscwb", per_row=True),
+            Case(1, 1, 1500 * lanes, dtype, branch, "gscwb", per_row=True),
             Case(1, 1, 4611, dtype, branch, "gscwb", per_row=True),
         ]
         special = NOT_FINITE[d % 3]
         cases += [Case(2, 2, lanes, dtype, branch, norm=norm, special=special) for norm in ("layer", "rms")]
-    return [*cases, Case(1, 2100, 1, vectors="gsb")]
+    return [*cases, *(Case(1, 2100, 1, dtype, dtype, vectors="gsb") for dtype in DTYPES)]
 
 
 CASES = _sweep()

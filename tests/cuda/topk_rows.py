@@ -40,7 +40,11 @@ class TopkRows(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Case:
-    """`lengths`: of all rows where they differ (CSR), else of each of `rows` rows. k: of all rows, or of each."""
+    """`lengths`: of all rows where they differ (CSR), else of each of `rows` rows. k: of all rows, or of each.
+
+    levels: scores are whole numbers, many of them equal; falling: the highest of a row first; still: no gradient comes
+    into the first row.
+    """
 
     lengths: tuple[int, ...] | int
     k: tuple[int, ...] | int
@@ -53,6 +57,10 @@ class Case:
     selected: int = -1
     slots: tuple[int, ...] = ()
     equal: bool = False  # all scores of a row
+    mean: float = 1.5
+    levels: bool = False
+    falling: bool = False
+    still: bool = False
 
     @property
     def longest(self) -> int:
@@ -65,7 +73,8 @@ class Case:
         words = [many, f"k{k}", self.dtype, f"t{self.temperature}", f"s{self.spread}"]
         words += ["noise"] * self.noise + ["hard"] * self.hard + ["equal"] * self.equal
         words += [f"select{self.selected}"] * (self.selected >= 0) + ["slots"] * bool(self.slots)
-        return "-".join(words)
+        words += [f"about{self.mean:g}"] * (self.mean != Case.mean) + ["levels"] * self.levels
+        return "-".join(words + ["falling"] * self.falling + ["still"] * self.still)
 
 
 class Rows:
@@ -79,13 +88,24 @@ class Rows:
         self.size, self.count = sum(lengths), len(lengths)
         self.shape = (self.size,) if csr else (case.rows, case.longest)
         draw = lambda: torch.from_numpy(rng.standard_normal(self.shape))  # noqa: E731
-        self.scores = (draw() * (0.0 if case.equal else case.spread) + 1.5).to(self.dtype).double()
+        scores = draw() * (0.0 if case.equal else case.spread) + case.mean
+        self.scores = (scores.round() if case.levels else scores).to(self.dtype).double()
         self.dout = (draw() + 0.3).to(self.dtype).double()
         self.noise = draw().float() if case.noise else None
         self.offsets = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int64) if csr else None
         self.counts = None if isinstance(case.k, int) else torch.tensor(case.k, dtype=torch.int64)
+        self.ends = np.cumsum(lengths)
+        if case.falling:
+            for row in self.each(self.scores):
+                row[:] = row.sort(descending=True).values
+        if case.still:
+            self.each(self.dout)[0][:] = 0
         self.slots = torch.tensor(case.slots, dtype=torch.int64) if case.slots else None
         self.k = case.k if isinstance(case.k, int) else most
+
+    def each(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Views of the rows."""
+        return torch.tensor_split(values.view(-1), self.ends[:-1].tolist())
 
     def arguments(self, dtype: torch.dtype) -> tuple[Any, ...]:
         """Those of the references."""
