@@ -6,6 +6,7 @@
 #include "gemm.h"
 #include "math.h"
 #include "scratch.h"
+#include "transpose.h"
 #include "vec.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
@@ -109,14 +110,9 @@ template <Dot kDot>
 inline void put_steps(const Vec (&w)[2][kPanel / Vec::lanes], char* steps) {
   if constexpr (kDot == Dot::bfloat16) {
 #if defined(__AVX512BF16__)
-    alignas(64) static constexpr uint16_t kInterleave[] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const __m512i order = _mm512_load_si512(kInterleave);
-    for (int i = 0; i < 2; ++i) {
-      const __m512i two = (__m512i)_mm512_cvtne2ps_pbh(w[1][i].v, w[0][i].v);
-      _mm512_storeu_si512(steps + i * kLineBytes, _mm512_permutexvar_epi16(order, two));
-    }
+    for (int i = 0; i < 2; ++i)
+      _mm512_storeu_si512(steps + i * kLineBytes,
+                          interleave_halves((__m512i)_mm512_cvtne2ps_pbh(w[1][i].v, w[0][i].v)));
 #endif
   } else {
     for (int r = 0; r < 2; ++r)

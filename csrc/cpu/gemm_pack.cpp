@@ -22,6 +22,26 @@ struct Bfloat16Form {
   static constexpr int kValues = 32;
   static constexpr bool kPermuted = false;
   static void fill(const bfloat16* x, char* out) { memcpy(out, x, kLineBytes); }
+#if defined(__AVX512F__)
+  // Sixteen columns of two rows k and k + 1, as pairs.
+  static void pairs(const bfloat16* x, const bfloat16* next, char* out) {
+    const auto wide = [](const bfloat16* p) {
+      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    };
+    _mm512_storeu_si512(out, _mm512_or_si512(wide(x), _mm512_slli_epi32(wide(next), 16)));
+  }
+#endif
+  template <class T>
+  static void pairs(const T* x, const T* next, char* out) {
+#if defined(__AVX512BF16__)
+    _mm512_storeu_si512(out, interleave_halves((__m512i)_mm512_cvtne2ps_pbh(load(next).v, load(x).v)));
+#else
+    bfloat16 rows[2][16], together[kValues];
+    for (int i = 0; i < 16; i += Vec::lanes) store(rows[0] + i, load(x + i)), store(rows[1] + i, load(next + i));
+    for (int j = 0; j < 16; ++j) together[2 * j] = rows[0][j], together[2 * j + 1] = rows[1][j];
+    memcpy(out, together, kLineBytes);
+#endif
+  }
   template <class T>
   static void fill(const T* x, char* out) {
 #if defined(__AVX512BF16__)
@@ -68,7 +88,7 @@ struct Int16Form {
 };
 
 // Form, from values of type T. A line is kValues values of k of one row or column, 16 dwords; where neighbours in
-// memory are neighbouring rows or columns instead, the dwords of kPanel of them side by side are a step.
+// memory are neighbouring rows or columns instead, dwords of them side by side are a step.
 template <class Form, class T>
 struct Packing {
   static constexpr int kStep = Form::kValues / 16;  // values in a dword
@@ -82,44 +102,70 @@ struct Packing {
     Form::fill(values, out);
   }
 
-  static void step(const T* x, int64_t stride_k, int64_t k0, int64_t K, int n, char* out) {
-    alignas(64) char row[kStep][kStepBytes / kStep];
-    for (int i = 0; i < kStep; ++i) {
-      if (k0 + i < K)
-        side_by_side(x + (k0 + i) * stride_k, n, row[i]);
-      else
-        memset(row[i], 0, sizeof row[i]);
+  // Sixteen neighbours of one step: rows k0 to k0 + kStep of the source, zeros beyond K.
+  static void sixteen(const T* x, int64_t stride_k, int64_t k0, int64_t K, char* out) {
+    if (k0 >= K) {
+      memset(out, 0, kLineBytes);
+    } else if constexpr (kStep == 1) {
+      Form::fill(x + k0 * stride_k, out);
+    } else if constexpr (kStep == 2) {
+      const T none[16] = {};
+      Form::pairs(x + k0 * stride_k, k0 + 1 < K ? x + (k0 + 1) * stride_k : none, out);
+    } else {
+      T values[Form::kValues] = {};
+      for (int64_t i = 0; i < kStep && k0 + i < K; ++i)
+        for (int j = 0; j < 16; ++j) values[kStep * j + i] = x[(k0 + i) * stride_k + j];
+      Form::fill(values, out);
     }
-    interleave(row, out);
+  }
+
+  // The same of `n` neighbours, at most `width`, a multiple of sixteen.
+  static void step(const T* x, int64_t stride_k, int64_t k0, int64_t K, int n, int width, char* out) {
+    T values[kStep][kPanel];
+    if (n < width) {
+      memset(values, 0, sizeof values);
+      for (int64_t i = 0; i < kStep && k0 + i < K; ++i)
+        memcpy(values[i], x + (k0 + i) * stride_k, sizeof(T) * static_cast<size_t>(n));
+      x = values[0], stride_k = kPanel, K -= k0, k0 = 0;
+    }
+    for (int j = 0; j < width; j += 16) sixteen(x + j, stride_k, k0, K, out + j * 4);
   }
 
   static void rows(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
     const T* x = static_cast<const T*>(s.data);
-    const bool across = s.stride == 1 && s.stride_k != 1 && !Form::kPermuted;
     for (int64_t p = first_panel; p < last_panel; ++p) {
       const int64_t first = a.first(p);
       const int n = a.rows(p);
       char* out = a.panel(p);
       for (int64_t l = 0; l < a.lines(); ++l, out += n * kLineBytes) {
-        if (!across) {
-          const int64_t k0 = l * Form::kValues, place = s.place(k0);
-          const bool whole = k0 + Form::kValues <= a.K && s.together(k0, Form::kValues);
-          for (int r = 0; r < n; ++r) {
-            const T* row = x + (first + r) * s.stride;
-            if (whole)
-              Form::fill(row + place, out + r * kLineBytes);
-            else
-              line(row, s, k0, a.K, out + r * kLineBytes);
-          }
-          continue;
+        const int64_t k0 = l * Form::kValues, place = s.place(k0);
+        const bool whole = k0 + Form::kValues <= a.K && s.together(k0, Form::kValues);
+        for (int r = 0; r < n; ++r) {
+          const T* row = x + (first + r) * s.stride;
+          if (whole)
+            Form::fill(row + place, out + r * kLineBytes);
+          else
+            line(row, s, k0, a.K, out + r * kLineBytes);
         }
-        alignas(64) uint32_t steps[16][kPanel], lines[16][16];
-        for (int i = 0; i < 16; ++i)
-          step(x + first, s.stride_k, l * Form::kValues + i * kStep, a.K, n, reinterpret_cast<char*>(steps[i]));
-        transpose(steps[0], kPanel, 16, 16, lines[0], 16);
-        memcpy(out, lines, static_cast<size_t>(n) * kLineBytes);
       }
     }
+  }
+
+  // Where the rows are neighbours in memory: a line of all panels, then the next, so that what is read lies along
+  // some rows of the source and not down all of them, a page each.
+  static void rows_across(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
+    const T* x = static_cast<const T*>(s.data);
+    for (int64_t l = 0; l < a.lines(); ++l)
+      for (int64_t p = first_panel; p < last_panel; ++p) {
+        const int64_t first = a.first(p), left = a.M - first;
+        const int n = a.rows(p), readable = left < 16 ? static_cast<int>(left) : 16;
+        alignas(64) uint32_t steps[16][16], lines[16][16];
+        for (int i = 0; i < 16; ++i)
+          step(x + first, s.stride_k, l * Form::kValues + i * kStep, a.K, readable, 16,
+               reinterpret_cast<char*>(steps[i]));
+        transpose(steps[0], 16, 16, 16, lines[0], 16);
+        memcpy(a.panel(p) + l * n * kLineBytes, lines, static_cast<size_t>(n) * kLineBytes);
+      }
   }
 
   static void columns(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
@@ -143,48 +189,22 @@ struct Packing {
     }
   }
 
+  // Where the columns are neighbours in memory; in the order of rows_across.
   static void column_rows(const PackedB& b, const Source& s, int64_t first_panel, int64_t last_panel) {
     const T* x = static_cast<const T*>(s.data);
-    for (int64_t p = first_panel; p < last_panel; ++p)
-      for (int64_t i = 0; i < b.steps(); ++i)
-        step(x + p * kPanel, s.stride_k, i * kStep, b.K, b.columns(p), b.panel(p) + i * kStepBytes);
-  }
-
- private:
-  // kPanel values, which are half a line, one or two.
-  static void side_by_side(const T* x, int n, char* out) {
-    T values[Form::kValues > kPanel ? Form::kValues : kPanel];
-    if (n < kPanel || Form::kValues > kPanel) {
-      memset(values, 0, sizeof values);
-      memcpy(values, x, sizeof(T) * static_cast<size_t>(n));
-      x = values;
+    for (int64_t first = 0; first < b.steps(); first += 16) {
+      const int64_t last = first + 16 < b.steps() ? first + 16 : b.steps();
+      for (int64_t p = first_panel; p < last_panel; ++p)
+        for (int64_t i = first; i < last; ++i)
+          step(x + p * kPanel, s.stride_k, i * kStep, b.K, b.columns(p), kPanel, b.panel(p) + i * kStepBytes);
     }
-    if (Form::kValues <= kPanel) {
-      for (int i = 0; i < kPanel; i += Form::kValues) Form::fill(x + i, out + i / Form::kValues * kLineBytes);
-    } else {
-      char line[kLineBytes];
-      Form::fill(x, line);
-      memcpy(out, line, kPanel * kLineBytes / Form::kValues);
-    }
-  }
-
-  static void interleave(const char (&row)[1][kStepBytes], char* out) { memcpy(out, row, kStepBytes); }
-  static void interleave(const char (&row)[2][kStepBytes / 2], char* out) {
-    uint16_t even[kPanel], odd[kPanel];
-    uint32_t pairs[kPanel];
-    memcpy(even, row[0], sizeof even);
-    memcpy(odd, row[1], sizeof odd);
-    for (int j = 0; j < kPanel; ++j) pairs[j] = even[j] | static_cast<uint32_t>(odd[j]) << 16;
-    memcpy(out, pairs, sizeof pairs);
-  }
-  static void interleave(const char (&row)[4][kStepBytes / 4], char* out) {
-    for (int j = 0; j < kPanel; ++j)
-      for (int i = 0; i < 4; ++i) out[4 * j + i] = row[i][j];
   }
 };
 
 template <class Form, class T>
 void pack(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
+  if constexpr (!Form::kPermuted)
+    if (s.stride == 1 && s.stride_k != 1) return Packing<Form, T>::rows_across(a, s, first_panel, last_panel);
   Packing<Form, T>::rows(a, s, first_panel, last_panel);
 }
 template <class Form, class T>

@@ -38,6 +38,12 @@ inline void transpose_tile(const uint32_t* in, int64_t in_stride, uint32_t* out,
     _mm512_storeu_si512(out + (12 + b) * out_stride, _mm512_shuffle_i32x4(low1, high1, 0xdd));
   }
 }
+// a0 .. a15 b0 .. b15, of 16 bits each, as a0 b0 .. a15 b15.
+inline __m512i interleave_halves(__m512i v) {
+  alignas(64) static constexpr uint16_t kOrder[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                    8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), v);
+}
 #elif defined(__AVX2__)
 constexpr int kTile = 8;
 inline void transpose_tile(const uint32_t* in, int64_t in_stride, uint32_t* out, int64_t out_stride) {
