@@ -3,6 +3,7 @@
 
 #include "gate.h"
 #include "normalise.h"
+#include "store_two.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 
@@ -26,25 +27,10 @@ inline void put_rounded(bfloat16* p, bfloat16* copy, Vec (&x)[4]) {
     x[j + 1] = {_mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000))))};
   }
 }
-// Two vectors of float32 in their own order: the upper halves of what rounding leaves, 4 operations a vector in place
-// of 10.
 template <bool kPastCache>
 inline void put_beside(const float*, bfloat16* p, const Vec (&v)[4]) {
-  alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-                                                     33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  for (int j = 0; j < 4; j += 2) {
-    bfloat16* at = p + j * Vec::lanes;
-    if (__builtin_expect(_mm512_cmp_ps_mask(v[j].v, v[j + 1].v, _CMP_UNORD_Q), 0)) {
-      store(at, v[j]), store(at + Vec::lanes, v[j + 1]);
-      continue;
-    }
-    const __m512i pair =
-        _mm512_permutex2var_epi16(rounded_above(v[j].v), _mm512_load_si512(upper), rounded_above(v[j + 1].v));
-    if (kPastCache)
-      stream_halves(at, pair);
-    else
-      store_halves(at, pair);
-  }
+  for (int j = 0; j < 4; j += 2)
+    (kPastCache ? stream_halves : store_halves)(p + j * Vec::lanes, to_bfloat16_in_order(v[j], v[j + 1]));
 }
 #endif
 
