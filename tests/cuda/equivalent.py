@@ -281,6 +281,27 @@ def _beside_a_bound(code: Sequence[str], at: int, new: str) -> bool:
     return u is not None and u.group(1) == u.group(2) and new in equal
 
 
+def _sign_of_a_half(code: Sequence[str], at: int, new: str) -> bool:
+    """shr.u32 A, X, 31; add.s32 B, X, A; shr.s32 C, B, 1, the first by 32; A and B are used there alone."""
+    m = re.match(r"shr\.u32 (%\w+), (%\w+), 31;", code[at])
+    if not m or not new.endswith(", 32;") or len(_readers(code, m.group(1))) != 1:
+        return False
+    total = re.match(rf"add\.s32 (%\w+), {m.group(2)}, {m.group(1)};", _readers(code, m.group(1))[0])
+    halves = _readers(code, total.group(1)) if total else []
+    return len(halves) == 1 and re.match(r"shr\.s32 %\w+, %\w+, 1;", halves[0]) is not None
+
+
+def _one_of_tanh(code: Sequence[str], at: int, new: str) -> bool:
+    """setp.ge.f32 P, |x|, 9.01, with >; selp.f32 R, 1, 1 - 2 / (e^2|x| + 1), P (tanhf)."""
+    m = re.match(r"setp\.ge\.f32 (%\w+), %\w+, 0f41102CB4;", code[at])
+    if not m or new != code[at].replace(".ge.", ".gt."):
+        return False
+    return (
+        re.match(rf"selp\.f32 %\w+, 0f3F800000, %\w+, {m.group(1)};", "".join(code[at + 1 : at + 2]))
+        is not None
+    )
+
+
 ARGUMENTS = (
     Argument(
         "PTX clamps a shift: by the width or by one less, an arithmetic shift leaves the sign",
@@ -323,6 +344,8 @@ ARGUMENTS = (
         "through is zero",
         _slot_of_a_warp,
     ),
+    Argument("the half of an index, which is never negative: its sign is zero", _sign_of_a_half),
+    Argument("where |x| is 9.01 itself, tanh x and what approximates it are 1 in float32", _one_of_tanh),
     Argument("what is masked has been shifted left: the bit let through is zero", _mask_after_a_shift),
     Argument(
         "the slope of a score that lies on the very number from which on it counts as at its bound, where the slope is "

@@ -186,8 +186,8 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
 
 
 def _sweep() -> list[Case]:
-    """Every pair of types; groups of one lane to 32, heads that a lane holds in parts, ragged ends of time and of
-    heads, each norm, both pairings, queries alone."""
+    """Every pair of types; groups of one lane to 32, heads that a lane holds in parts, whole and ragged ends of time,
+    ragged ones of heads, each norm, both pairings, queries alone."""
     cases = []
     kinds = (("rms", "w"), ("layer", "wb"), ("none", ""), ("dyt", "wba"), ("rms", ""), ("layer", "b"))
     for d, (dtype, head) in enumerate(STREAMS):
@@ -197,11 +197,10 @@ def _sweep() -> list[Case]:
             (2, 3, (3, 1), 64, 16),
             (1, 5, (1, 1), 128, 32),
             (2, 2, (2, 1), 256, 128),
-            (1, 2, (1, 2), 2 * lanes, lanes),
+            (1, 64, (1, 2), 2 * lanes, lanes),
             (1, 3, (2, 1), 2 * lanes, 0),
             (2, 2, (1, 1), 33, 8),
             (1, 66, (1, 1), 7, 3),
-            (1, 1, (1, 1), 251, 125),
         ]
         for n, shape in enumerate(shapes):
             norm, vectors = kinds[(n + d) % 6]
@@ -209,6 +208,8 @@ def _sweep() -> list[Case]:
             cases.append(Case(*shape, dtype, head, norm, vectors, pairing))
         cases += [
             Case(1, 2, (2, 2), 64, 32, dtype, head, misalign=1),
+            Case(1, 2, (1, 1), 251, 125, dtype, head, "layer", "wb"),
+            Case(1, 3, (1, 1), 4, 1, dtype, head, "layer", "w", "interleaved"),
             Case(1, 3, (3, 0), 64, 0, dtype, head, "layer", "wb"),
             Case(2, 65, (2, 1), 2 * lanes, lanes, dtype, head, "dyt", "wba", "interleaved"),
         ]

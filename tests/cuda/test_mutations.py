@@ -119,6 +119,12 @@ and.b32 %r3, %r2, 248;"""
 BESIDE = """setp.lt.f32 %p1, %f1, 0f3F7FFFDE;
 setp.gt.f32 %p2, %f1, 0f360637BD;"""
 
+HALF = """shr.u32 %r2, %r1, 31;
+add.s32 %r3, %r1, %r2;
+shr.s32 %r4, %r3, 1;"""
+TANH = """setp.ge.f32 %p1, %f1, 0f41102CB4;
+selp.f32 %f2, 0f3F800000, %f3, %p1;"""
+
 INVERTED = "@%p1 bra $L__BB0_2;", "@!%p1 bra $L__BB0_2;"
 EQUAL = "setp.lt.s64 %p1, %rd1, %rd2;", "setp.le.s64 %p1, %rd1, %rd2;"
 NO_HALF = "fma.rn.f32 %f3, %f4, %f2, %f1;", "mul.f32 %f3, %f4, %f2;"
@@ -133,6 +139,8 @@ MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
 
 LOWEST = "and.b32 %r3, %r2, 248;", "and.b32 %r3, %r2, 249;"
 ON_IT = "setp.gt.f32 %p2, %f1, 0f360637BD;", "setp.ge.f32 %p2, %f1, 0f360637BD;"
+NO_SIGN = "shr.u32 %r2, %r1, 31;", "shr.u32 %r2, %r1, 32;"
+AT_NINE = "setp.ge.f32 %p1, %f1, 0f41102CB4;", "setp.gt.f32 %p1, %f1, 0f41102CB4;"
 AT_ZERO = "setp.lt.s64 %p1, %rd1, 0;", "setp.le.s64 %p1, %rd1, 0;"
 BEGINNING = "add.s32 %r2, %r1, -1059760811;", "add.s32 %r2, %r1, -1059760810;"
 LAST_PLACE = "and.b32 %r3, %r2, -8388608;", "and.b32 %r3, %r2, -8388607;"
@@ -196,6 +204,11 @@ LAST_PLACE = "and.b32 %r3, %r2, -8388608;", "and.b32 %r3, %r2, -8388607;"
         (SHIFTED + "\nmov.b32 %r2, %r9;", *LOWEST, False),
         (BESIDE, *ON_IT, True),
         (BESIDE.replace("%p1, %f1", "%p1, %f9"), *ON_IT, False),
+        (HALF, *NO_SIGN, True),
+        (HALF.replace("%r3, 1;", "%r3, 2;"), *NO_SIGN, False),
+        (HALF + "\nadd.s32 %r8, %r2, 1;", *NO_SIGN, False),
+        (TANH, *AT_NINE, True),
+        (TANH.replace("0f3F800000", "0f00000000"), *AT_NINE, False),
         (CLAMPED, *AT_ZERO, True),
         (CLAMPED.replace("min", "max"), *AT_ZERO, False),
         (CLAMPED.replace("0, %rd3, %p1", "1, %rd3, %p1"), *AT_ZERO, False),
