@@ -282,6 +282,9 @@ void write_keys(const AttentionBackwardArgs& args, const Plan& plan, int64_t b, 
             const float* from = sums + (d + r) * plan.keys + j + n;
             Vec v = load(from);
             for (int64_t part = 1; part < plan.parts; ++part) v = v + load(from + part * plan.sums * plan.sum_size());
+            if (n == 0)  // what the next keys will read: lines too far apart for the caches to foresee
+              for (int64_t part = 0; part < plan.parts; ++part)
+                __builtin_prefetch(from + part * plan.sums * plan.sum_size() + kTile);
             store(of_parts + r * kTile + n, v);
           }
         transpose_tile(reinterpret_cast<const uint32_t*>(of_parts), kTile, reinterpret_cast<uint32_t*>(tile + d),

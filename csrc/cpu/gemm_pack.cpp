@@ -87,6 +87,16 @@ struct Int16Form {
   }
 };
 
+// The dwords that a form takes as they lie; null for others.
+template <class Form, class T>
+const uint32_t* words(const T*) {
+  return nullptr;
+}
+template <>
+const uint32_t* words<FloatForm>(const float* x) {
+  return reinterpret_cast<const uint32_t*>(x);
+}
+
 // Form, from values of type T. A line is kValues values of k of one row or column, 16 dwords; where neighbours in
 // memory are neighbouring rows or columns instead, dwords of them side by side are a step.
 template <class Form, class T>
@@ -159,12 +169,18 @@ struct Packing {
       for (int64_t p = first_panel; p < last_panel; ++p) {
         const int64_t first = a.first(p), left = a.M - first;
         const int n = a.rows(p), readable = left < 16 ? static_cast<int>(left) : 16;
+        const int64_t k0 = l * Form::kValues;
         alignas(64) uint32_t steps[16][16], lines[16][16];
-        for (int i = 0; i < 16; ++i)
-          step(x + first, s.stride_k, l * Form::kValues + i * kStep, a.K, readable, 16,
-               reinterpret_cast<char*>(steps[i]));
-        transpose(steps[0], 16, 16, 16, lines[0], 16);
-        memcpy(a.panel(p) + l * n * kLineBytes, lines, static_cast<size_t>(n) * kLineBytes);
+        const uint32_t* from = nullptr;
+        if (readable == 16 && k0 + 16 <= a.K) from = words<Form>(x + first + k0 * s.stride_k);
+        for (int i = 0; i < 16 && !from; ++i)
+          step(x + first, s.stride_k, k0 + i * kStep, a.K, readable, 16, reinterpret_cast<char*>(steps[i]));
+        // Lines of rows that the panel has not fall on the next ones, where there are such: those are written later.
+        char* out = a.panel(p) + l * n * kLineBytes;
+        const bool room = (a.lines() - l) * n >= 16;
+        transpose(from ? from : steps[0], from ? s.stride_k : 16, 16, 16,
+                  room ? reinterpret_cast<uint32_t*>(out) : lines[0], 16);
+        if (!room) memcpy(out, lines, static_cast<size_t>(n) * kLineBytes);
       }
   }
 
