@@ -174,8 +174,10 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     for i, (row, (shift, rest)) in enumerate(zip(rows, found, strict=True)):
         if wrong := row.wrong(shift, rest):
             outcome.wrong.append(f"threshold of row {i}: {wrong}")
-    # p 2 makes the sum piecewise linear: float64 meets it, and float32, which does not, goes on
-    if isinstance(device, PtxDevice) and not case.hard and case.p != 2:
+    # p 2 makes the sum piecewise linear: float64 meets it, and float32, which does not, goes on. Powers as far off as
+    # hardware may have them turn some of Newton's steps into halvings: the thresholds above hold, the count does not.
+    exact = isinstance(device, PtxDevice) and not device.machine.options.approximate
+    if exact and not case.hard and case.p != 2:
         took, allowed = _shuffles(device) - before, _allowed_shuffles(case, rows, r.size)
         if took > allowed:
             outcome.wrong.append(f"the search took {took} shuffles, not {allowed} or fewer")
