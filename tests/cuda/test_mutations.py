@@ -36,8 +36,10 @@ def test_scores(op: str) -> None:
 @pytest.mark.skipif(toolchain.missing_for("ptx") is not None, reason=toolchain.missing_for("ptx") or "")
 @pytest.mark.parametrize("op", OPS)
 def test_scores_are_of_the_ptx_that_ships(op: str) -> None:
+    """`also`: what nvcc writes of the same source in some runs, with a load of shared memory more."""
     score = RECORDS["scores"].get(f"{op}/compute_80", {})
-    current = score.get("ptx") == toolchain.ptx_hash(toolchain.ptx(source_of(op), 80))
+    scored = {score.get("ptx"), *score.get("also", ())}
+    current = toolchain.ptx_hash(toolchain.ptx(source_of(op), 80)) in scored
     assert current != (op in RECORDS["unscored"]), f"python -m tests.cuda.mutate {op} --record"
 
 
