@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of more than 12 MB, which some kernels store past the caches: the sizes of the other tests are too small."""
+"""Results above 12 MB, which some kernels store past the caches, or above 5, for whose next row adaln_modulate asks:
+the sizes of the other tests are too small."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from prestissimo import ops
+from prestissimo.ops.adaln_modulate import reference as modulated
 from prestissimo.ops.dynamic_threshold import reference as thresholded
 from prestissimo.ops.qk_norm_rope import reference as rotated
 from prestissimo.ops.tolerance import assert_close
@@ -16,6 +18,7 @@ from prestissimo.ops.tolerance import assert_close
 pytest.importorskip("prestissimo._core")
 
 STREAMED = 12 << 20  # kStreamBytes of csrc/cpu/storage.h
+ASKED = 5 << 20  # kAskAbove of csrc/cpu/adaln_modulate.cpp
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -63,3 +66,24 @@ def test_dynamic_threshold(dtype: torch.dtype) -> None:
             assert torch.equal(together[None], ops.dynamic_threshold(sample[None], 0.9))
     exact, _ = thresholded(x[-1:].double(), 0.9)
     assert_close(y[-1:], thresholded(x[-1:], 0.9)[0], exact)
+
+
+@pytest.mark.parametrize("size", [ASKED, STREAMED])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_adaln_modulate(dtype: torch.dtype, norm: str, size: int) -> None:
+    """Every quarter of the rows as alone, where it is small enough to be stored as it comes, and the last ones as the
+    reference has them; rows of a view with a gap between them too."""
+    C, parts = 1504, 4
+    T = size // (C * dtype.itemsize) // parts * parts + parts
+    rng = torch.Generator().manual_seed(size)
+    x = torch.randn(1, T, C + 32, generator=rng).to(dtype)[..., :C]
+    shift, scale = (torch.randn(1, C, generator=rng).to(dtype) for _ in range(2))
+    with ops.strict_kernels():
+        y = ops.adaln_modulate(x, shift, scale, norm=norm)
+        assert y.nbytes > size
+        for one, part in zip(y.chunk(parts, 1), x.chunk(parts, 1), strict=True):
+            assert torch.equal(one, ops.adaln_modulate(part, shift, scale, norm=norm))
+    last = [x[:, -20:], shift, scale]
+    exact = modulated(*(t.double() for t in last), norm=norm)
+    assert_close(y[:, -20:], modulated(*last, norm=norm), exact)
