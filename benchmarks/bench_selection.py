@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The top-k ops forward and backward beside eager PyTorch and, where they are installed, entmax and POT.
+"""The top-k ops forward and backward beside eager PyTorch and, where they are installed, torchsort, entmax and POT.
 
     pytest benchmarks/bench_selection.py --benchmark-json=selection.json
 
 Sizes: Lead-AE's rows (papers' onsets of one song batch, CSR) and long dense rows. The loop is what eager PyTorch would
 run: k softmaxes over padded rows, or 32 halvings of the threshold's range (bench_ops.py has it compiled). Values are
-compared before anything is timed; extra_info holds the rivals' times, taken in turn with ours.
+compared before anything is timed; extra_info holds the rivals' times, taken in turn with ours. torchsort has soft ranks
+and no top-k: what it shares is their isotonic regression. It is built against the torch that is there:
+`pip install --no-build-isolation torchsort`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -38,18 +41,46 @@ def both_directions(
     return run
 
 
+class Pooled(torch.autograd.Function):
+    """torchsort's SoftRank with k ones and zeros in the place of its ranks: sparse top-k with p = 2."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+        from torchsort.isotonic_cpu import isotonic_l2
+
+        s, order = torch.sort(scores / temperature, descending=True)
+        place = torch.arange(s.shape[1])
+        back = torch.empty_like(order).scatter_(1, order, place.expand_as(order))
+        pooled = isotonic_l2(s - (place < k).to(s.dtype))
+        ctx.temperature = temperature
+        ctx.save_for_backward(s, pooled, order, back)
+        return (s - pooled).gather(1, back)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:  # type: ignore[override]
+        from torchsort.isotonic_cpu import isotonic_l2_backward
+
+        s, pooled, order, back = ctx.saved_tensors
+        less = isotonic_l2_backward(s, pooled, g.gather(1, order)).gather(1, back)
+        return (g - less) / ctx.temperature, None, None
+
+
 def peers(case: OpCase, a: dict[str, Any], g: torch.Tensor) -> dict[str, Callable[[], Any]]:
     """The same rows by libraries that have them: dense, one k."""
     scores, k = a["scores"], a["k"]
     if a["offsets"] is not None or not isinstance(k, int):
         return {}
     if case.name == "sparse_topk" and a["p"] == 2.0:
-        try:
+        t, found = a["temperature"], {}
+        if importlib.util.find_spec("entmax"):
             from entmax import budget_bisect
-        except ImportError:
-            return {}
-        t = a["temperature"]
-        return {"entmax": both_directions(lambda: budget_bisect(scores / t, budget=k, n_iter=24), scores, g)}
+
+            found["entmax"] = lambda: budget_bisect(scores / t, budget=k, n_iter=24)
+        if importlib.util.find_spec("torchsort"):
+            found["torchsort"] = lambda: Pooled.apply(scores, k, t)
+        for name, f in found.items():
+            assert (f() - case.op(**a)).abs().max() < 1e-3, name
+        return {name: both_directions(f, scores, g) for name, f in found.items()}
     if case.name == "ot_topk":
         try:
             import ot

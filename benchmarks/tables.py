@@ -231,6 +231,7 @@ def _selection(rows: Sequence[Row]) -> list[str]:
             [
                 ("ours", _microseconds),
                 ("loop", _times("loop")),
+                ("torchsort", _times("torchsort")),
                 ("entmax", _times("entmax")),
                 ("POT, forward alone", _times("POT, forward alone")),
             ],
