@@ -13,6 +13,7 @@ files of their own, which time the backward too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,9 +36,22 @@ EXPORTED = {
     "swiglu": ("x",),
     "geglu": ("x",),
 }
+
+
+def time_last(case: OpCase) -> OpCase:
+    """The same on channels of times, as convolutions elsewhere leave them."""
+
+    def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> dict[str, Any]:
+        arguments = case.make(shape, dtype, rng)
+        return {**arguments, "x": arguments["x"].contiguous()}
+
+    return replace(case, variant=case.variant.replace("channels-last", "time-last"), make=make)
+
+
+DEPTHWISE = [case for case in CASES if case.name == "depthwise_conv1d" and case.real]
 ROWS = [
     pytest.param(case, size, shape, dtype, threads, id=f"{case.id}-{size}-{str(dtype)[6:]}-{threads}t")
-    for case in CASES
+    for case in (*CASES, *map(time_last, DEPTHWISE))
     if case.name not in ELSEWHERE
     for size, shape in case.real.items()
     for dtype in case.dtypes
