@@ -143,6 +143,7 @@ def test_mistakes_are_found_before_any_work(tmp_path):
         plan(CALM, {}, seed=7, output=f"{tmp_path}/absent/deep/")
     for settings, message in [
         ({"output": "a.txt"}, "cannot tell the audio format"),
+        ({"output": "takes"}, "a folder's in /"),
         ({"output": ""}, "output must be"),
         ({"output": "a.wav", "format": "flac"}, "format flac does not go with the name 'a.wav'"),
         ({"output": "a.mp3", "bit_depth": "24"}, "bit_depth '24' does not go with mp3"),

@@ -171,6 +171,10 @@ def _with_paths(
         return [Job(requests[0], None, kind, None)]
 
     folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
+    if not folder and not format and not Path(output).suffix:
+        raise ValueError(
+            f"cannot tell the audio format of {output!r}: end a file's name in .wav, a folder's in /, or give --format"
+        )
     kind = audio.format_for("", format or "wav") if folder or format else audio.format_for(output)
     suffix = Path(output).suffix.lower()
     if (
