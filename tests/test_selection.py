@@ -14,7 +14,7 @@ from torch import Tensor
 from prestissimo import ops
 from prestissimo.ops.tolerance import assert_close, assert_close_but_at_jumps
 
-pytest.importorskip("prestissimo._core")
+_core = pytest.importorskip("prestissimo._core")
 
 relaxed = importlib.import_module("prestissimo.ops.relaxed_topk")
 
@@ -243,6 +243,21 @@ def test_rows_sum_to_k(module: Any, options: dict[str, Any], length: int, k: int
     assert ((y >= 0) & (y <= 1)).all()
     # one rounding of the threshold moves the sum by the slope there, at most k / temperature, times the spread
     assert (y.double().sum(-1) - k).abs().max() <= 2e-6 * k * max(1.0, spread / 30)
+
+
+@pytest.mark.parametrize("isa", _core.supported_isas())
+def test_all_but_one_of_scores_far_apart(isa: str) -> None:
+    """Most values are nearly 1: their sum in float32 holds too few digits of what is missing to k. In lanes and in rows
+    of their own; to three roundings of 1, less than eager's own error."""
+    before = _core.isa()
+    _core.set_isa(isa)
+    try:
+        for length, spread in ((20, 30.0), (300, 30.0), (300, 2.0), (300, 300.0)):
+            s = scores(8, length, spread=spread)
+            exact = sigmoid.reference(s.double(), length - 1, None, None, 0.7, False, -1, None, None)[0]
+            assert (ops.sigmoid_topk(s, length - 1, temperature=0.7) - exact).abs().max() < 3 * 2**-24
+    finally:
+        _core.set_isa(before)
 
 
 @pytest.mark.parametrize(("module", "options"), THRESHOLDS)

@@ -24,6 +24,12 @@ struct Sigmoid {
   using Lanes = SigmoidLanes;
   static constexpr int kCorrections = kRounds;
   ValueAndSlope operator()(Vec u) const { return sigmoid_and_slope(u); }
+  // -e / (1 + e) from 0 on, e / (1 + e) below: neither cancels, and minus infinity has 0.
+  Residue residue(Vec u) const {
+    const Vec e = exp(zero() - magnitude(u)), d = reciprocal(broadcast(1.0f) + e), ed = e * d;
+    const Mask below = less(u, zero());
+    return {select(below, ed, zero() - ed), ed * d, below};
+  }
   // The result itself, once a score: a division errs less than the reciprocal of the sums.
   Vec value(Vec u) const {
     const Vec e = exp(zero() - magnitude(u)), one = broadcast(1.0f);
@@ -47,48 +53,46 @@ struct Power {
     const Vec slope = select(less(broadcast(kBeside), u), broadcast(q) * lower, zero());
     return {lower * c, select(less(u, broadcast(1.0f - kBeside)), slope, zero())};
   }
+  // Less 1 from 1/2 on, which is exact (Sterbenz).
+  Residue residue(Vec u) const {
+    const ValueAndSlope v = (*this)(u);
+    const Mask below = less(v.value, broadcast(0.5f));
+    return {select(below, v.value, v.value - broadcast(1.0f)), v.slope, below};
+  }
   Vec value(Vec u) const { return (*this)(u).value; }
 };
 
-template <class Link>
-Sums link_sums(const Link& link, const float* z, float shift, int64_t n) {
-  const Vec s = broadcast(shift);
-  Vec value = zero(), slope = zero(), value2 = zero(), slope2 = zero();
-  int64_t i = 0;
-  for (; i + 2 * Vec::lanes <= n; i += 2 * Vec::lanes) {
-    const ValueAndSlope a = link(load(z + i) + s), b = link(load(z + i + Vec::lanes) + s);
-    value = value + a.value;
-    slope = slope + a.slope;
-    value2 = value2 + b.value;
-    slope2 = slope2 + b.slope;
-  }
-  if (i < n) {
-    const ValueAndSlope a = link(load(z + i) + s);
-    value = value + a.value;
-    slope = slope + a.slope;
-  }
-  return {sum(value + value2), sum(slope + slope2)};
-}
+// What residues (docs/threshold_topk.md) are summed over in float32, so that roundings of long rows do not add up.
+constexpr int64_t kSummed = 64 * Vec::lanes;
 
-// The sum less `wanted`, and the slope. What a sum of a thousand values rounds off would show in every one of them:
-// the values go in pairs of a sum and its rounding error, which TwoSum gives exactly.
+// The sum of a row's values less `wanted`, and that of its slopes.
 template <class Link>
 Sums link_excess(const Link& link, const float* z, float shift, int64_t n, float wanted) {
   const Vec s = broadcast(shift);
-  Vec value = zero(), lost = zero(), slope = zero();
-  for (int64_t i = 0; i < n; i += Vec::lanes) {
-    const ValueAndSlope a = link(load(z + i) + s);
-    const Vec total = value + a.value, added = total - value;
-    lost = lost + ((value - (total - added)) + (a.value - added));
-    value = total;
-    slope = slope + a.slope;
+  double excess = -static_cast<double>(wanted), slopes = 0.0;
+  int64_t whole = n;
+  for (int64_t begin = 0; begin < n; begin += kSummed) {
+    const int64_t end = begin + kSummed < n ? begin + kSummed : n;
+    Vec residue = zero(), slope = zero(), residue2 = zero(), slope2 = zero();
+    int64_t i = begin;
+    for (; i + 2 * Vec::lanes <= end; i += 2 * Vec::lanes) {
+      const Residue a = link.residue(load(z + i) + s), b = link.residue(load(z + i + Vec::lanes) + s);
+      residue = residue + a.value;
+      slope = slope + a.slope;
+      residue2 = residue2 + b.value;
+      slope2 = slope2 + b.slope;
+      whole -= __builtin_popcount(bits(a.below)) + __builtin_popcount(bits(b.below));
+    }
+    if (i < end) {
+      const Residue a = link.residue(load(z + i) + s);
+      residue = residue + a.value;
+      slope = slope + a.slope;
+      whole -= __builtin_popcount(bits(a.below));
+    }
+    excess += static_cast<double>(sum(residue + residue2));
+    slopes += static_cast<double>(sum(slope + slope2));
   }
-  float values[Vec::lanes], losses[Vec::lanes];
-  store(values, value);
-  store(losses, lost);
-  double excess = -static_cast<double>(wanted);
-  for (int i = 0; i < Vec::lanes; ++i) excess += static_cast<double>(values[i]) + static_cast<double>(losses[i]);
-  return {static_cast<float>(excess), sum(slope)};
+  return {static_cast<float>(static_cast<double>(whole) + excess), static_cast<float>(slopes)};
 }
 
 struct Threshold {
@@ -121,11 +125,12 @@ Threshold find_threshold(const Link& link, const float* a, float* z, int64_t n, 
     low = select(less(broadcast(-kNoThreshold), v), min(low, v), low);
   }
   const float wanted = static_cast<float>(k);
-  const float b = solve_threshold<typename Link::Bracket>(wanted, static_cast<float>(finite), -max_lane(zero() - low),
-                                                          [&](float s) { return link_sums(link, z, s, n); });
+  const auto excess = [&](float s) { return link_excess(link, z, s, n, wanted); };
+  const float b =
+      solve_threshold<typename Link::Bracket>(wanted, static_cast<float>(finite), -max_lane(zero() - low), excess);
   const float shift = highest - b * temperature;
   scale(a, shift, inverse, z, n);
-  return {shift, correct_threshold(Link::kCorrections, [&](float d) { return link_excess(link, z, -d, n, wanted); })};
+  return {shift, correct_threshold(Link::kCorrections, excess)};
 }
 
 template <class T, class Link>

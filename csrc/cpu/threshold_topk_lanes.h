@@ -9,7 +9,13 @@
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 
 struct LaneSums {
+  Vec excess, slope;
+};
+// h(u) = value where `below`, in the lower half of a link, and 1 + value in the upper: docs/threshold_topk.md on why
+// residues are summed and the ones counted.
+struct Residue {
   Vec value, slope;
+  Mask below;
 };
 struct LaneThresholds {
   Vec shift, rest;
@@ -20,31 +26,34 @@ struct SigmoidLanes {
   static Vec low(Vec k, Vec n) { return log(k / (n - k)); }
   static Vec high(Vec k, Vec n, Vec lowest) { return low(k, n) - lowest; }
   static Vec step(const LaneSums& s, Vec k, Vec n) {
-    const Vec newton = (k - s.value) / s.slope;
-    const Vec by_logit = log(k / s.value * ((n - s.value) / (n - k))) * (s.value / n * (n - s.value)) / s.slope;
-    return select(less(s.value, n), select(less(zero(), s.value), by_logit, newton), newton);
+    const Vec newton = zero() - s.excess / s.slope, value = k + s.excess, x = s.excess * n / (value * (n - k));
+    const Vec by_logit = log(broadcast(1.0f) - x) * (value / n * (n - value)) / s.slope;
+    const Vec step = select(less(broadcast(kStraight), magnitude(x)), by_logit, newton);
+    return select(less(value, n), select(less(zero(), value), step, newton), newton);
   }
 };
 struct PowerLanes {
   static Vec low(Vec, Vec) { return zero(); }
   static Vec high(Vec, Vec, Vec lowest) { return broadcast(1.0f) - lowest; }
-  static Vec step(const LaneSums& s, Vec k, Vec) { return (k - s.value) / s.slope; }
+  static Vec step(const LaneSums& s, Vec, Vec) { return zero() - s.excess / s.slope; }
 };
 
 template <class Bracket, class Evaluate>
-Vec solve_lanes(Vec k, Vec n, Vec lowest, const Evaluate& sums) {
-  const Vec half = broadcast(0.5f), close = broadcast(kCloseEnough);
+Vec solve_lanes(Vec k, Vec n, Vec lowest, const Evaluate& excess) {
+  const Vec half = broadcast(0.5f), close = broadcast(kCloseEnough), there = broadcast(kThere);
   Vec low = Bracket::low(k, n), high = Bracket::high(k, n, lowest), last = high - low, b = fma(half, last, low);
   for (int i = 0; i < 64 && bits(less(close, last)); ++i) {
-    const LaneSums s = sums(b);
-    const Mask below = less(s.value, k), above = less(k, s.value), moving = less(close, last);
+    const LaneSums s = excess(b);
+    const Mask below = less(s.excess, zero() - there), above = less(there, s.excess), moving = less(close, last);
     low = select(below, b, low);
     high = select(above, b, high);
-    const Vec middle = fma(half, high - low, low);
-    Vec next = b + Bracket::step(s, k, n);
+    const Vec middle = fma(half, high - low, low), step = Bracket::step(s, k, n), size = magnitude(step);
+    Vec next = b + step;
+    const Vec near = next;
     next = select(less(low, next), next, middle);
     next = select(less(next, high), next, middle);
-    next = select(less(magnitude(next - b), half * last), next, middle);
+    next = select(less(size, half * last), next, middle);
+    next = select(less(close, size), next, near);
     next = select(below, next, select(above, next, b));
     last = select(moving, magnitude(next - b), last);
     b = select(moving, next, b);
@@ -71,29 +80,25 @@ LaneThresholds find_thresholds(const Link& link, const TopkRows& t, const LaneRo
   }
   odd = odd + (highest - highest);
   for (int64_t j = 0; j < g.longest; ++j) store(z + j * L, (load(a + j * L) - highest) * inverse);
-  const auto sums = [&](Vec shift) {
+  const auto excess = [&](Vec shift) {
     LaneSums s{zero(), zero()};
+    Vec whole = zero() - k;
     for (int64_t j = 0; j < g.longest; ++j) {
-      const auto v = link(load(z + j * L) + shift);
-      s.value = s.value + v.value;
-      s.slope = s.slope + v.slope;
+      const Residue r = link.residue(load(z + j * L) + shift);
+      s.excess = s.excess + r.value;
+      s.slope = s.slope + r.slope;
+      whole = whole + select(r.below, zero(), one);
     }
+    s.excess = whole + s.excess;
     return s;
   };
-  const Vec b = solve_lanes<typename Link::Lanes>(k, finite, (lowest - highest) * inverse, sums);
+  const Vec b = solve_lanes<typename Link::Lanes>(k, finite, (lowest - highest) * inverse, excess);
   const Vec found = fnma(b, temperature, highest);
   for (int64_t j = 0; j < g.longest; ++j) store(z + j * L, (load(a + j * L) - found) * inverse);
   Vec rest = zero();
   for (int round = 0; round < Link::kCorrections; ++round) {
-    Vec value = zero() - k, lost = zero(), slope = zero();
-    for (int64_t j = 0; j < g.longest; ++j) {
-      const auto v = link(load(z + j * L) - rest);
-      const Vec total = value + v.value, added = total - value;
-      lost = lost + ((value - (total - added)) + (v.value - added));
-      value = total;
-      slope = slope + v.slope;
-    }
-    const Vec step = (value + lost) / slope;
+    const LaneSums s = excess(zero() - rest);
+    const Vec step = s.excess / s.slope;
     rest = rest + select(less(broadcast(2.0f * kCloseEnough), magnitude(step)), zero(),
                          select(equal(step, step), step, zero()));
   }

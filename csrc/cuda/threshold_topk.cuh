@@ -25,13 +25,25 @@ inline LaunchPlan plan(const ThresholdTopkBackwardArgs& a) {
 inline const ThresholdTopkArgs& parameters(const ThresholdTopkArgs& a) { return a; }
 inline const ThresholdTopkBackwardArgs& parameters(const ThresholdTopkBackwardArgs& a) { return a; }
 
+struct ValueAndSlope {
+  float value, slope;
+};
+// h(u) = whole + value, whole = 1 in the upper half of a link and 0 below: docs/threshold_topk.md says why.
+struct Residue {
+  float value, slope, whole;
+};
+
 struct SigmoidLink {
   using Bracket = threshold::SigmoidBracket;
   PRESTISSIMO_DEVICE explicit SigmoidLink(float) {}
   PRESTISSIMO_DEVICE int rounds() const { return threshold::kRounds; }
-  PRESTISSIMO_DEVICE threshold::Sums operator()(float u) const {
+  PRESTISSIMO_DEVICE ValueAndSlope operator()(float u) const {
     const float e = expf(-fabsf(u)), d = 1.0f / (1.0f + e);
     return {u < 0.0f ? e * d : d, e * d * d};
+  }
+  PRESTISSIMO_DEVICE Residue residue(float u) const {
+    const float e = expf(-fabsf(u)), d = 1.0f / (1.0f + e), ed = e * d;
+    return {u < 0.0f ? ed : -ed, ed * d, u < 0.0f ? 0.0f : 1.0f};
   }
 };
 
@@ -42,15 +54,20 @@ struct PowerLink {
   float q;
   PRESTISSIMO_DEVICE explicit PowerLink(float exponent) : q(exponent) {}
   PRESTISSIMO_DEVICE int rounds() const { return threshold::kRoundsOfPowers; }
-  PRESTISSIMO_DEVICE threshold::Sums operator()(float u) const {
+  PRESTISSIMO_DEVICE ValueAndSlope operator()(float u) const {
     if (u != u) return {u, u};
     const float c = fminf(fmaxf(u, 0.0f), 1.0f);
     const float lower = q == 1.0f ? 1.0f : q == 3.0f ? c * c : c > 0.0f ? expf((q - 1.0f) * logf(c)) : 0.0f;
     return {lower * c, u > kBeside && u < 1.0f - kBeside ? q * lower : 0.0f};
   }
+  PRESTISSIMO_DEVICE Residue residue(float u) const {
+    const ValueAndSlope v = (*this)(u);
+    const float whole = v.value < 0.5f ? 0.0f : 1.0f;
+    return {v.value - whole, v.slope, whole};
+  }
 };
 
-constexpr int kThresholdScratch = 6 * kMaxWarps;
+constexpr int kThresholdScratch = 8 * kMaxWarps;
 
 struct RowThreshold {
   float shift, rest;
@@ -75,26 +92,23 @@ PRESTISSIMO_DEVICE RowThreshold find_threshold(TopkState& s, const Link& link, i
   if (static_cast<float>(k) >= finite[0]) return {-kNoThreshold, 0.0f};
   const float inverse = 1.0f / temperature, wanted = static_cast<float>(k);
   int turn = 0;
-  const auto sums = [&](float shift) {
-    float total[2] = {0.0f, 0.0f};
+  const auto excess = [&](float shift) {
+    float total[3] = {0.0f, 0.0f, 0.0f};
     s.each([&](float&, float& z, int64_t) {
-      const threshold::Sums v = link(z + shift);
-      total[0] += v.value;
-      total[1] += v.slope;
+      const Residue r = link.residue(z + shift);
+      total[0] += r.value;
+      total[1] += r.slope;
+      total[2] += r.whole;
     });
     turn ^= 1;
-    block_sum(total, scratch + (2 + 2 * turn) * kMaxWarps);
-    return threshold::Sums{total[0], total[1]};
+    block_sum(total, scratch + (2 + 3 * turn) * kMaxWarps);
+    return threshold::Sums{(total[2] - wanted) + total[0], total[1]};
   };
   s.each([&](float& x, float& z, int64_t) { z = (x - highest) * inverse; });
   const float b =
-      threshold::solve_threshold<typename Link::Bracket>(wanted, finite[0], (lowest - highest) * inverse, sums);
+      threshold::solve_threshold<typename Link::Bracket>(wanted, finite[0], (lowest - highest) * inverse, excess);
   const float shift = highest - b * temperature;
   s.each([&](float& x, float& z, int64_t) { z = (x - shift) * inverse; });
-  const auto excess = [&](float d) {
-    const threshold::Sums v = sums(-d);
-    return threshold::Sums{v.value - wanted, v.slope};
-  };
   return {shift, threshold::correct_threshold(link.rounds(), excess)};
 }
 
