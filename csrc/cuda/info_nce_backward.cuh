@@ -17,12 +17,21 @@ PRESTISSIMO_DEVICE float positive_gradient(const InfoNceArgs& a, int64_t i, int6
   return of_row + expm1f(static_cast<float>(static_cast<double>(logit) - a.column_lse[j]));
 }
 
-// The largest factor that gradients are stored with; |factor| over it, at least 1, is what was left out.
+// Of a row's factor, what float16 gradients are stored with, at most `most`; what was left out is at least 1.
 template <class T>
-PRESTISSIMO_DEVICE float most_stored(float most) {
-  return std::is_same_v<T, f16> ? most : INFINITY;
+PRESTISSIMO_DEVICE float stored(float factor, float most) {
+  if constexpr (std::is_same_v<T, f16>)
+    return fmaxf(fminf(factor, most), -most);
+  else
+    return factor;
 }
-PRESTISSIMO_DEVICE float left_out(float factor, float most) { return fmaxf(fabsf(factor) / most, 1.0f); }
+template <class T>
+PRESTISSIMO_DEVICE float left_out(float factor, float most) {
+  if constexpr (std::is_same_v<T, f16>)
+    return fmaxf(fabsf(factor) / most, 1.0f);
+  else
+    return 1.0f;
+}
 
 template <class T>
 PRESTISSIMO_DEVICE void info_nce_gradient(const InfoNceParameters& p) {
@@ -38,8 +47,7 @@ PRESTISSIMO_DEVICE void info_nce_gradient(const InfoNceParameters& p) {
   const TilePlace place(a, row, column);
   const bool symmetric = a.form == Contrast::symmetric, sigmoid_form = a.form == Contrast::sigmoid;
   const bool some_left_out = a.mask || a.a_group;
-  const float bias = a.bias ? *a.bias : 0.0f, power = p.weight[1], row_most = most_stored<T>(p.weight[3]),
-              column_most = most_stored<T>(p.weight[4]);
+  const float bias = a.bias ? *a.bias : 0.0f, power = p.weight[1], row_most = p.weight[3], column_most = p.weight[4];
   float sums[2] = {0.0f, 0.0f};  // of dx (x - bias) and of dx
   const int64_t left = p.pairs.rows - in_strip;
   const int rows = left < kTileRows ? static_cast<int>(left) : kTileRows;
@@ -54,7 +62,7 @@ PRESTISSIMO_DEVICE void info_nce_gradient(const InfoNceParameters& p) {
     const bool there = c < place.columns;
     const float column_factor = there ? p.column_factor[column + c] : 0.0f,
                 column_lse = there && symmetric ? p.column_lse[column + c] : INFINITY,
-                column_stored = fminf(column_factor, column_most);
+                column_stored = stored<T>(column_factor, column_most);
 #pragma unroll 1
     for (int r = static_cast<int>(threadIdx.x) / kStageColumns; r < rows; r += kProductThreads / kStageColumns) {
       float& v = stage[r * kStagePitch + staged];
@@ -73,7 +81,7 @@ PRESTISSIMO_DEVICE void info_nce_gradient(const InfoNceParameters& p) {
         dx = expf(logit - p.row_lse[i]) + expf(logit - column_lse);
       sums[0] += dx * (logit - bias);
       sums[1] += dx;
-      v = dx * (fmaxf(fminf(row_factor, row_most), -row_most) * column_stored * power);
+      v = dx * (stored<T>(row_factor, row_most) * column_stored * power);
     }
     __syncthreads();
     store_staged(stage, static_cast<T*>(p.pairs.g) + in_strip * p.pairs.pitch + at, p.pairs.pitch, rows,
@@ -84,8 +92,8 @@ PRESTISSIMO_DEVICE void info_nce_gradient(const InfoNceParameters& p) {
 
 // da_i = (u - â <â, u>) / |a_i| where rows are normalised, u without its 1 / |a_i| in `sums`.
 template <class T>
-PRESTISSIMO_DEVICE void finish_gradient_row(const InfoNceParameters& p, const T* x, float inverse_length,
-                                            float left_out, const float* sums, int parts, int64_t plane, T* out) {
+PRESTISSIMO_DEVICE void finish_gradient_row(const InfoNceParameters& p, const T* x, float inverse_length, float rest,
+                                            const float* sums, int parts, int64_t plane, T* out) {
   const InfoNceArgs& a = p.a;
   float along = 0.0f;
   if (a.normalize && inverse_length < 1.0f / kNormEps) {
@@ -96,7 +104,7 @@ PRESTISSIMO_DEVICE void finish_gradient_row(const InfoNceParameters& p, const T*
     }
     along = inverse_length * inverse_length * warp_sum(along);
   }
-  const float by = *a.scale == 0.0f ? 0.0f : p.weight[0] * p.weight[2] * left_out;
+  const float by = *a.scale == 0.0f ? 0.0f : p.weight[0] * p.weight[2] * rest;
   const bool normalize = a.normalize;
   finish_row(sums, parts, plane, a.E, out,
              [&](int64_t e, float v) { return (normalize ? v - to_float(x[e]) * along : v) * by; });
@@ -109,8 +117,8 @@ PRESTISSIMO_DEVICE void info_nce_finish_da(const InfoNceParameters& p) {
   if (in_strip >= p.pairs.rows) return;
   const float factor = p.row_factor[i];
   finish_gradient_row(p, static_cast<const T*>(a.a) + i * a.a_stride, factor / nonzero_scale(a),
-                      left_out(factor, most_stored<T>(p.weight[3])), p.pairs.dx + in_strip * a.E,
-                      static_cast<int>(kDepthParts), p.pairs.rows * a.E, static_cast<T*>(p.da) + i * a.E);
+                      left_out<T>(factor, p.weight[3]), p.pairs.dx + in_strip * a.E, static_cast<int>(kDepthParts),
+                      p.pairs.rows * a.E, static_cast<T*>(p.da) + i * a.E);
 }
 template <class T>
 PRESTISSIMO_DEVICE void info_nce_finish_db(const InfoNceParameters& p) {
@@ -118,13 +126,12 @@ PRESTISSIMO_DEVICE void info_nce_finish_db(const InfoNceParameters& p) {
   const int64_t j = int64_t{blockIdx.x} * kFinishRows + threadIdx.x / kWarpSize;
   if (j >= a.N) return;
   const float factor = p.column_factor[j];
-  finish_gradient_row(p, static_cast<const T*>(a.b) + j * a.b_stride, factor,
-                      left_out(factor, most_stored<T>(p.weight[4])), p.pairs.dy + j * a.E, 1, 0,
-                      static_cast<T*>(p.db) + j * a.E);
+  finish_gradient_row(p, static_cast<const T*>(a.b) + j * a.b_stride, factor, left_out<T>(factor, p.weight[4]),
+                      p.pairs.dy + j * a.E, 1, 0, static_cast<T*>(p.db) + j * a.E);
 }
 
 // The largest of n factors for every thread; without those of rows that take no part, and without those of rows too
-// short for a length, unless there are no others.
+// short for a length, unless there are no others. Rows that only a mask leaves out are looked for in float16 alone.
 PRESTISSIMO_DEVICE float largest_factor(const float* factors, const int64_t* group, int64_t n, float of_shortest,
                                         float* scratch) {
   float most = 0.0f;

@@ -145,7 +145,19 @@ struct TilePlace {
   static PRESTISSIMO_DEVICE int clamped(int64_t v) { return static_cast<int>(v < -1024 ? -1024 : v > 1024 ? 1024 : v); }
 };
 
-// One row of a or b to a warp: its factor, and, for the backward, its log-sum-exp.
+// Whether any pair of this row of a, or of b, takes part: a warp looks, most often once.
+PRESTISSIMO_DEVICE bool any_pair(const InfoNceArgs& a, bool of_a, int64_t i) {
+  const int64_t n = of_a ? a.N : a.M;
+  for (int64_t first = 0; first < n; first += kWarpSize) {
+    const int64_t j = first + threadIdx.x % kWarpSize;
+    const bool here = j < n && takes_part(a, of_a ? i : j, of_a ? j : i);
+    if (warp_sum(here ? 1.0f : 0.0f) > 0.0f) return true;
+  }
+  return false;
+}
+
+// One row of a or b to a warp: its factor, and, for the backward, its log-sum-exp. In float16 the largest factor sets
+// what gradients are stored with: there a row without a pair has none.
 template <class T>
 PRESTISSIMO_DEVICE void info_nce_factors(const InfoNceParameters& p) {
   const InfoNceArgs& a = p.a;
@@ -162,6 +174,8 @@ PRESTISSIMO_DEVICE void info_nce_factors(const InfoNceParameters& p) {
       squares += v * v;
     }
     factor /= fmaxf(sqrtf(warp_sum(squares)), kNormEps);
+    if constexpr (std::is_same_v<T, f16>)
+      if ((a.mask || a.a_group) && !any_pair(a, of_a, i)) factor = 0.0f;
   }
   if (threadIdx.x % kWarpSize != 0) return;
   (of_a ? p.row_factor : p.column_factor)[i] = factor;

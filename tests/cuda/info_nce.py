@@ -48,7 +48,8 @@ class Part(ctypes.Structure):
 class Case:
     """chunks: of row tiles and of column tiles at most; strip: tiles of rows that the backward takes at a time;
     wanted: which of a and b get gradients; length: about that of the rows that are normalised; zeros: a row of zeros on
-    either side, and, where some are left out, a row next to it of float16's smallest numbers that takes no part."""
+    either side, and, where some are left out, two rows next to it of float16's smallest numbers that take no part, one
+    by its group and one by the mask alone."""
 
     M: int
     E: int
@@ -96,7 +97,8 @@ class _Arrays(Pairs):
             self.a[1] = self.b[-1] = 0
             if case.left_out:
                 groups[[2, -2]] = -1
-                self.a[2] = self.b[-2] = 2**-24
+                self.mask[3] = self.mask[:, -3] = False
+                self.a[2:4] = self.b[-3:-1] = 2**-24
         self.bias = -4.0 if case.form == "sigmoid" else None
         self.dloss = 0.7
 
