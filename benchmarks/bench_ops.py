@@ -48,10 +48,30 @@ def time_last(case: OpCase) -> OpCase:
     return replace(case, variant=case.variant.replace("channels-last", "time-last"), make=make)
 
 
-DEPTHWISE = [case for case in CASES if case.name == "depthwise_conv1d" and case.real]
+def packed(case: OpCase) -> OpCase:
+    """With its weight packed once, as a decoder holds it."""
+    held: dict[str, Any] = {}
+
+    def op(**arguments: Any) -> Any:
+        weight = arguments["weight"]
+        if held.get("dense") is not weight:
+            dtype = str(weight.dtype)[6:]
+            rows = (
+                ops.pack_conv_transpose1d(weight, arguments["stride"], dtype)
+                if case.name == "conv_transpose1d"
+                else ops.pack_conv1d(weight, dtype)
+            )
+            held.update(dense=weight, packed=rows)
+        return case.op(**{**arguments, "weight": held["packed"]})
+
+    return replace(case, variant=f"{case.variant}-packed", op=op)
+
+
+MORE = [time_last(case) for case in CASES if case.name == "depthwise_conv1d" and case.real]
+MORE += [packed(case) for case in CASES if case.name in ("conv1d", "conv_transpose1d") and case.real]
 ROWS = [
     pytest.param(case, size, shape, dtype, threads, id=f"{case.id}-{size}-{str(dtype)[6:]}-{threads}t")
-    for case in (*CASES, *map(time_last, DEPTHWISE))
+    for case in (*CASES, *MORE)
     if case.name not in ELSEWHERE
     for size, shape in case.real.items()
     for dtype in case.dtypes
