@@ -42,13 +42,14 @@ run.
 A row below a goal says which, by value and goal (`benchmarks/goals.py` has them all). Elementwise ops and norms:
 `eager` at least 0.85 of the ratio of bytes moved, which stands in brackets, `compile` 0.95, and 0.8 of a copy of the
 same footprint where input and output exceed 8 MB. attention: bfloat16 half of the ceiling from 1000 tokens on and 0.35
-below, float32 as fast as torch's own, backward 1.3 times. linear: 0.95 of oneDNN in bfloat16, else 0.9; float32 as fast
-as F.linear, int8 1.7 times our bfloat16. dit_block: 0.8 of the ceiling in bfloat16, 0.6 in int8, training 1.3 times
-eager. Oobleck: 0.7, int8 three times the rivals' bfloat16. Top-k: 20 loops on Lead-AE's rows, 10 on the widest.
-Products of all pairs: 0.75, bfloat16 1.7 times our float32; hierarchy_argmax 0.75. Lists of tensors: 0.8 of a copy.
-Every other row: no rival faster by more than 5 %. An op without a row here has no published figure yet. OpenVINO's
-bfloat16 rows read and write float32. Kernels have times only; what the bundled model's output is worth stands in its
-model card.
+below, float32 as fast as torch's own, backward 1.3 times. linear: 0.95 of oneDNN in bfloat16, else 0.9; as fast as
+F.linear, OpenVINO and ONNX Runtime, int8 1.7 times our bfloat16. dit_block: 0.8 of the ceiling in bfloat16, 0.6 int8,
+training 1.3 times eager. Oobleck: 0.7, int8 three times the rivals' bfloat16. Top-k: 20 loops on Lead-AE's rows, 10 on
+the widest. Products of all pairs: 0.75, bfloat16 1.7 times our float32; hierarchy_argmax 0.75. Lists of tensors: 0.8 of
+a copy. Every other row: as fast as eager and as the libraries beside it, 0.95 of torch.compile. An op without a row
+has no published figure yet. OpenVINO's bfloat16 rows read and write float32; torchsort has no top-k, so its isotonic
+regression is timed with k ones in the place of ranks. Kernels have times only; what the bundled model's output is worth
+stands in its model card.
 
 """
 
