@@ -42,12 +42,13 @@ class Product(ctypes.Structure):
     )
 
 
-def library(name: str, *sources: Path) -> Path:
+def library(name: str, *sources: Path, name_in_file: str = "") -> Path:
     if not toolchain.find("g++"):
         pytest.skip("g++ is not installed")
     flags = ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I", str(CSRC)]
     path = toolchain.CACHE / f"{name}-{toolchain.source_hash(sources)}.so"
-    return toolchain._cached(path, [*flags, *sources, "-o", "OUT", "-ldl"])
+    named = [f"-Wl,-soname,{name_in_file}"] if name_in_file else []
+    return toolchain._cached(path, [*flags, *sources, "-o", "OUT", "-ldl", *named])
 
 
 @pytest.fixture(scope="module")
@@ -143,29 +144,35 @@ print(error.value.decode())
     assert "PRESTISSIMO_CUBLASLT" in done.stdout
 
 
-def test_the_wheel_is_found_where_pip_puts_it(tmp_path: Path) -> None:
-    """In a process of its own: a site-packages with nvidia/cu13/lib, and a torch that brings none."""
+def test_the_wheel_is_loaded_from_where_pip_puts_it(tmp_path: Path) -> None:
+    """In a process of its own: a site-packages with nvidia/cu13/lib, and a torch that brings none. The dynamic loader
+    has the library then, by the name that the kernels ask for, and the environment is as it was."""
     file = tmp_path / "nvidia" / "cu13" / "lib" / "libcublasLt.so.13"
     file.parent.mkdir(parents=True)
-    file.touch()
+    file.symlink_to(library("libcublasLt", HERE / "stand_in_cublaslt.cpp", name_in_file=file.name))
     (tmp_path / "torch.py").write_text("class version:\n    cuda = None\n")
     source = Path(importlib.import_module("prestissimo.ops.cublaslt").__file__ or "")
     code = f"""
-import os, runpy
+import ctypes, os, runpy
+before = dict(os.environ)
 module = runpy.run_path({str(source)!r})
 assert str(module["cublaslt_of_wheel"]()) == {str(file)!r}
-module["name_cublaslt"]()
-print(os.environ["PRESTISSIMO_CUBLASLT"])
+module["load_cublaslt"]()
+assert dict(os.environ) == before
+try:
+    ctypes.CDLL({file.name!r}, os.RTLD_NOW | os.RTLD_NOLOAD).cublasLtMatmul
+    print("loaded")
+except OSError:
+    print("not loaded")
 """
     environment = {k: v for k, v in os.environ.items() if k != "PRESTISSIMO_CUBLASLT"}
     environment["PYTHONPATH"] = str(tmp_path)
-    for named in (None, "/elsewhere/libcublasLt.so"):
-        extra = {} if named is None else {"PRESTISSIMO_CUBLASLT": named}
+    for named in ({}, {"PRESTISSIMO_CUBLASLT": "/elsewhere/libcublasLt.so"}):
         done = subprocess.run(
             [sys.executable, "-S", "-c", code],
-            env=environment | extra,
+            env=environment | named,
             capture_output=True,
             text=True,
             check=True,
         )
-        assert done.stdout.strip() == (named or str(file))
+        assert done.stdout.strip() == ("not loaded" if named else "loaded")

@@ -7,8 +7,10 @@ site-packages, where the wheel nvidia-cublas puts it.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,13 +26,15 @@ def cublaslt_of_wheel() -> Path | None:
 
 
 @lru_cache(maxsize=1)
-def name_cublaslt() -> None:
-    """Tell the kernels of the wheel's library, once, unless the user named another or torch brings one."""
+def load_cublaslt() -> None:
+    """Load the wheel's library, once, unless the user named another or torch brings one: the kernels ask the dynamic
+    loader for libcublasLt.so.13 or .12, which is then what has been loaded. What cannot be loaded they report."""
     if _VARIABLE in os.environ or _torch_brings_one():
         return
     path = cublaslt_of_wheel()
     if path is not None:
-        os.environ[_VARIABLE] = str(path)
+        with suppress(OSError):
+            ctypes.CDLL(str(path))
 
 
 def _torch_brings_one() -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .cublaslt import name_cublaslt
+from .cublaslt import load_cublaslt
 from .pack_linear import PackedWeight, packed_bytes, quantised_rows, row_sizes, unpacked
 from .registration import Op, _core, expect_shape, launch, new_empty, scratch
 
@@ -198,7 +198,7 @@ def _kernel(
     rows, y_rows = x.reshape(M, x.shape[-1]), y.reshape(M, out_features)
     workspace = scratch(x, (_workspace(x, M, down, packing, out_features),), "uint8")
     if workspace is not None:  # arrays of a GPU
-        name_cublaslt()
+        load_cublaslt()
     launch(_core.linear, rows, weight, bias, down, up, lora_scale, packing, out_features, workspace, y_rows)
     return y
 
