@@ -3,6 +3,7 @@
 
 #include "math.h"
 #include "scratch.h"
+#include "storage.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
@@ -95,27 +96,17 @@ void each_row(const HierarchyProbsArgs& a, int64_t more, const Body& body) {
   if (!ready) out_of_memory();
 }
 
-template <class Body>
-void with_dtype(DType t, const Body& body) {
-  switch (t) {
-    case DType::bfloat16: return body(bfloat16{});
-    case DType::float16: return body(float16{});
-    default: return body(float{});
-  }
-}
-
 }  // namespace
 
 void hierarchy_probs(const HierarchyProbsArgs& a) {
-  with_dtype(a.dtype, [&](auto t) {
-    each_row(a, 0, [&](int64_t i, Row& row, float*) { forward_row<decltype(t)>(a, i, row); });
-  });
+  with_type(a.dtype,
+            [&](auto t) { each_row(a, 0, [&](int64_t i, Row& row, float*) { forward_row<decltype(t)>(a, i, row); }); });
 }
 
 void hierarchy_probs_backward(const HierarchyProbsBackwardArgs& args) {
   const HierarchyProbsArgs& a = args.forward;
   const int64_t S = whole_vectors(a.S);
-  with_dtype(a.dtype, [&](auto t) {
+  with_type(a.dtype, [&](auto t) {
     each_row(a, S + whole_vectors(a.C),
              [&](int64_t i, Row& row, float* room) { backward_row<decltype(t)>(args, i, row, room, room + S); });
   });

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "linear_tiles.h"
+#include "storage.h"
 #include "transpose.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
@@ -140,11 +141,7 @@ void backward(const LinearBackwardArgs& a) {
 }  // namespace
 
 void linear_backward(const LinearBackwardArgs& a) {
-  switch (a.forward.dtype) {
-    case DType::bfloat16: return backward<bfloat16>(a);
-    case DType::float16: return backward<float16>(a);
-    default: return backward<float>(a);
-  }
+  with_type(a.forward.dtype, [&](auto t) { backward<decltype(t)>(a); });
 }
 
 }  // namespace prestissimo::cpu::PRESTISSIMO_ISA

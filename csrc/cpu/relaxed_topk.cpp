@@ -240,7 +240,7 @@ int64_t grain(const TopkRows& t) { return kGrainWork / (t.k + 1) + 1; }
 }  // namespace
 
 void relaxed_topk(const RelaxedTopkArgs& a) {
-  with_dtype(a.rows.dtype, [&](auto t) {
+  with_type(a.rows.dtype, [&](auto t) {
     using T = decltype(t);
     const auto row = [&](const TopkRow& r) { return forward_row<T>(a, r); };
     for_rows(a.rows, grain(a.rows), [&](const LaneRows& g) { return forward_lanes<T>(a, g, row); }, row);
@@ -248,7 +248,7 @@ void relaxed_topk(const RelaxedTopkArgs& a) {
 }
 
 void relaxed_topk_backward(const RelaxedTopkBackwardArgs& a) {
-  with_dtype(a.rows.dtype, [&](auto t) {
+  with_type(a.rows.dtype, [&](auto t) {
     using T = decltype(t);
     const auto row = [&](const TopkRow& r) { return backward_row<T>(a, r); };
     for_rows(a.rows, grain(a.rows), [&](const LaneRows& g) { return backward_lanes<T>(a, g, row); }, row);

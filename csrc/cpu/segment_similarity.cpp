@@ -3,6 +3,7 @@
 
 #include "math.h"
 #include "similarity.h"
+#include "storage.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
@@ -141,19 +142,11 @@ void backward(const SegmentSimilarityBackwardArgs& args) {
 }  // namespace
 
 void segment_similarity(const SegmentSimilarityArgs& a) {
-  switch (a.dtype) {
-    case DType::bfloat16: return forward<bfloat16>(a);
-    case DType::float16: return forward<float16>(a);
-    default: return forward<float>(a);
-  }
+  with_type(a.dtype, [&](auto t) { forward<decltype(t)>(a); });
 }
 
 void segment_similarity_backward(const SegmentSimilarityBackwardArgs& a) {
-  switch (a.forward.dtype) {
-    case DType::bfloat16: return backward<bfloat16>(a);
-    case DType::float16: return backward<float16>(a);
-    default: return backward<float>(a);
-  }
+  with_type(a.forward.dtype, [&](auto t) { backward<decltype(t)>(a); });
 }
 
 }  // namespace prestissimo::cpu::PRESTISSIMO_ISA

@@ -199,7 +199,7 @@ void with_link(TopkLink link, float exponent, const Kernel& kernel) {
 }  // namespace
 
 void threshold_topk(const ThresholdTopkArgs& a) {
-  with_dtype(a.rows.dtype, [&](auto t) {
+  with_type(a.rows.dtype, [&](auto t) {
     using T = decltype(t);
     with_link(a.link, a.exponent, [&](const auto& link) {
       for_rows(
@@ -210,7 +210,7 @@ void threshold_topk(const ThresholdTopkArgs& a) {
 }
 
 void threshold_topk_backward(const ThresholdTopkBackwardArgs& a) {
-  with_dtype(a.rows.dtype, [&](auto t) {
+  with_type(a.rows.dtype, [&](auto t) {
     using T = decltype(t);
     with_link(a.link, a.exponent, [&](const auto& link) {
       for_rows(

@@ -4,7 +4,7 @@
 #pragma once
 #include "../ops/topk_rows.h"
 #include "scratch.h"
-#include "vec.h"
+#include "storage.h"
 
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 
@@ -228,15 +228,6 @@ inline void select_highest(float* soft, const float* scores, const LaneRows& g, 
   for (int64_t j = 0; j < g.longest; ++j) {
     const Vec x = load(soft + j * L);
     store(soft + j * L, select(equal(x, none), broadcast(1.0f), x * zero()));  // NaN stays
-  }
-}
-
-template <class Kernel>
-void with_dtype(DType dtype, const Kernel& kernel) {
-  switch (dtype) {
-    case DType::bfloat16: return kernel(bfloat16{});
-    case DType::float16: return kernel(float16{});
-    default: return kernel(float{});
   }
 }
 
