@@ -291,6 +291,26 @@ def _sign_of_a_half(code: Sequence[str], at: int, new: str) -> bool:
     return len(halves) == 1 and re.match(r"shr\.s32 %\w+, %\w+, 1;", halves[0]) is not None
 
 
+def _subnormal_base(code: Sequence[str], at: int, new: str) -> bool:
+    """setp.lt.f32 P, X, 2^-126; mul.f32 A, X, 2^23; selp.f32 B, A, X, P; selp.f32 C, -23, 0, P (logf): the comparison
+    with <=; in a kernel that holds 2e-6, which is PowerLink's, the product as a sum."""
+    for k in range(max(0, at - 1), at + 1):
+        less = re.match(r"setp\.lt\.f32 (%\w+), (%\w+), 0f00800000;", code[k])
+        three = code[k + 1 : k + 4]
+        product = less and re.match(rf"mul\.f32 (%\w+), {less.group(2)}, 0f4B000000;", "".join(three[:1]))
+        if not less or not product:
+            continue
+        p, x, a = less.group(1), less.group(2), product.group(1)
+        scaled = re.match(rf"selp\.f32 %\w+, {a}, {x}, {p};", "".join(three[1:2]))
+        taken = re.match(rf"selp\.f32 %\w+, 0fC1B80000, 0f00000000, {p};", "".join(three[2:3]))
+        if scaled and taken:
+            if at == k:
+                return new == code[at].replace(".lt.", ".le.")
+            power = any(re.match(r"setp\.\w+\.f32 %\w+, %\w+, 0f360637BD;", s) for s in code)
+            return power and new == code[at].replace("mul.", "add.")
+    return False
+
+
 def _one_of_tanh(code: Sequence[str], at: int, new: str) -> bool:
     """setp.ge.f32 P, |x|, 9.01, with >; selp.f32 R, 1, 1 - 2 / (e^2|x| + 1), P (tanhf)."""
     m = re.match(r"setp\.ge\.f32 (%\w+), %\w+, 0f41102CB4;", code[at])
@@ -351,6 +371,12 @@ ARGUMENTS = (
         "the slope of a score that lies on the very number from which on it counts as at its bound, where the slope is "
         "none: either stands for it",
         _beside_a_bound,
+    ),
+    Argument(
+        "what ln x does below 2^-126: that number itself has the same logarithm scaled by 2^23 or not; a score so "
+        "little above the lower bound counts as on it, and its value u^(q - 1) u is next to 0 with the power that a "
+        "wrong logarithm gives",
+        _subnormal_base,
     ),
     Argument(
         "at 0 itself both choices are 0: the size that clamps from above is never negative", _clamp_from_below

@@ -127,6 +127,12 @@ shr.s32 %r4, %r3, 1;"""
 TANH = """setp.ge.f32 %p1, %f1, 0f41102CB4;
 selp.f32 %f2, 0f3F800000, %f3, %p1;"""
 
+SUBNORMAL = """setp.gt.f32 %p9, %f9, 0f360637BD;
+setp.lt.f32 %p1, %f1, 0f00800000;
+mul.f32 %f2, %f1, 0f4B000000;
+selp.f32 %f3, %f2, %f1, %p1;
+selp.f32 %f4, 0fC1B80000, 0f00000000, %p1;"""
+
 INVERTED = "@%p1 bra $L__BB0_2;", "@!%p1 bra $L__BB0_2;"
 EQUAL = "setp.lt.s64 %p1, %rd1, %rd2;", "setp.le.s64 %p1, %rd1, %rd2;"
 NO_HALF = "fma.rn.f32 %f3, %f4, %f2, %f1;", "mul.f32 %f3, %f4, %f2;"
@@ -141,6 +147,8 @@ MASKED = "and.b32 %r2, %r1, -1073741824;", "and.b32 %r2, %r1, -1073741823;"
 
 LOWEST = "and.b32 %r3, %r2, 248;", "and.b32 %r3, %r2, 249;"
 ON_IT = "setp.gt.f32 %p2, %f1, 0f360637BD;", "setp.ge.f32 %p2, %f1, 0f360637BD;"
+NORMAL = "setp.lt.f32 %p1, %f1, 0f00800000;", "setp.le.f32 %p1, %f1, 0f00800000;"
+NOT_SCALED = "mul.f32 %f2, %f1, 0f4B000000;", "add.f32 %f2, %f1, 0f4B000000;"
 NO_SIGN = "shr.u32 %r2, %r1, 31;", "shr.u32 %r2, %r1, 32;"
 AT_NINE = "setp.ge.f32 %p1, %f1, 0f41102CB4;", "setp.gt.f32 %p1, %f1, 0f41102CB4;"
 AT_ZERO = "setp.lt.s64 %p1, %rd1, 0;", "setp.le.s64 %p1, %rd1, 0;"
@@ -206,6 +214,10 @@ LAST_PLACE = "and.b32 %r3, %r2, -8388608;", "and.b32 %r3, %r2, -8388607;"
         (SHIFTED + "\nmov.b32 %r2, %r9;", *LOWEST, False),
         (BESIDE, *ON_IT, True),
         (BESIDE.replace("%p1, %f1", "%p1, %f9"), *ON_IT, False),
+        (SUBNORMAL, *NORMAL, True),
+        (SUBNORMAL, *NOT_SCALED, True),
+        (SUBNORMAL.replace("0f360637BD", "0f3F7FFFDE"), *NOT_SCALED, False),
+        (SUBNORMAL.replace("0fC1B80000", "0f00000000"), *NORMAL, False),
         (HALF, *NO_SIGN, True),
         (HALF.replace("%r3, 1;", "%r3, 2;"), *NO_SIGN, False),
         (HALF + "\nadd.s32 %r8, %r2, 1;", *NO_SIGN, False),
