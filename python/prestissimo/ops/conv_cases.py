@@ -181,13 +181,18 @@ _DEPTHWISE_SIZES: dict[str, Shape] = {
 
 
 def _depthwise_case(
-    variant: str, kernel: int, dilation: int, bias: bool = True, real: dict[str, Shape] | None = None
+    variant: str,
+    kernel: int,
+    dilation: int,
+    bias: bool = True,
+    channels_last: bool = False,
+    real: dict[str, Shape] | None = None,
 ) -> OpCase:
     def make(shape: Shape, dtype: torch.dtype, rng: torch.Generator) -> Arguments:
         x = rows(shape, dtype, rng)
         return {
             # as ConvNeXt blocks hand it on, whose norms and products take rows of channels
-            "x": x.transpose(1, 2).contiguous().transpose(1, 2) if "channels-last" in variant else x,
+            "x": x.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else x,
             "weight": noise((shape[1], 1, kernel), dtype, rng, 0.1, kernel**-0.5),
             "bias": noise((shape[1],), dtype, rng, 0.3) if bias else None,
             "padding": -(-dilation * (kernel - 1) // 2),
@@ -285,7 +290,7 @@ CONV_CASES: tuple[OpCase, ...] = (
     _up_case("stride-8", 8, 16, _UP),
     _up_case("stride-5", 5, 10),
     _up_case("stride-4-snake", 4, 8, snaked=True),
-    _depthwise_case("k7-channels-last", 7, 1, real=_DEPTHWISE_SIZES),
+    _depthwise_case("k7-channels-last", 7, 1, channels_last=True, real=_DEPTHWISE_SIZES),
     _depthwise_case("k3-dilation-2", 3, 2, bias=False),
     _depthwise_case("k1", 1, 1),
     _depthwise_case("k6-dilation-3", 6, 3),
