@@ -47,7 +47,8 @@ struct SigmoidLink {
   }
 };
 
-// clamp(u, 0, 1)^q. What rounding puts beside a bound counts as on it. NaN stays.
+// clamp(u, 0, 1)^q, at the bounds 0 and 1 whatever e^0 rounds to: k scores at the upper one are to sum to k. What
+// rounding puts beside a bound counts as on it. NaN stays.
 struct PowerLink {
   using Bracket = threshold::PowerBracket;
   static constexpr float kBeside = 2e-6f;
@@ -57,7 +58,7 @@ struct PowerLink {
   PRESTISSIMO_DEVICE ValueAndSlope operator()(float u) const {
     if (u != u) return {u, u};
     const float c = fminf(fmaxf(u, 0.0f), 1.0f);
-    const float lower = q == 1.0f ? 1.0f : q == 3.0f ? c * c : c > 0.0f ? expf((q - 1.0f) * logf(c)) : 0.0f;
+    const float lower = q == 1.0f ? 1.0f : q == 3.0f ? c * c : c > 0.0f && c < 1.0f ? expf((q - 1.0f) * logf(c)) : c;
     return {lower * c, u > kBeside && u < 1.0f - kBeside ? q * lower : 0.0f};
   }
   PRESTISSIMO_DEVICE Residue residue(float u) const {
