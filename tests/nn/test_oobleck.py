@@ -111,6 +111,8 @@ def test_checkpoints_decode_as_their_own_code_does(kernels: str, stable_audio: b
 
 @pytest.mark.parametrize("products", ["", "float32", "bfloat16", "int8"])
 def test_tiles_equal_the_whole_bit_for_bit(products: str) -> None:
+    if not ops.compiled():
+        pytest.skip("the references' products round by the length of a tile")
     decoder = random_decoder()
     if products:
         decoder.pack(products)
@@ -142,7 +144,7 @@ def test_threads_do_not_change_a_bit() -> None:
 def test_packing_keeps_the_audio(products: str, decibels: float) -> None:
     z = latents(16)
     exact = of_diffusers({k: v.double() for k, v in state_of(random_decoder()).items()}, z.double(), SMALL)
-    with ops.strict_kernels():
+    with ops.strict_kernels(ops.compiled()):
         audio = random_decoder().pack(products).decode(z)
     assert 10 * torch.log10(exact.square().mean() / (audio - exact).square().mean()) > decibels
 

@@ -165,6 +165,11 @@ def test_an_interrupt_within_libsndfile_is_not_lost(kind, monkeypatch, capfd):
             return super().write(data)
 
     monkeypatch.setattr(audio.io, "BytesIO", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        audio.encode(np.zeros((2, 4800), np.float32), 48000, kind)
+    # a job in the background of a shell begins with Ctrl-C ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            audio.encode(np.zeros((2, 4800), np.float32), 48000, kind)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capfd.readouterr().err == ""

@@ -175,7 +175,7 @@ def test_sampler_is_its_published_formula(
     denoise = Preconditioned(network, sd)
     if guided:
         denoise = classifier_free(denoise, Preconditioned(both, sd), scale, rescale=rescale)
-    with ops.strict_kernels():
+    with ops.strict_kernels(ops.compiled()):
         result = SAMPLERS[name](denoise, noise.to(dtype), sigmas, **seeded(name, options))
     tolerance = (
         1e-11 if dtype == torch.float64 else 2e-4
