@@ -8,9 +8,10 @@ argument's text. What has no pattern is argued there by hand.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from .statements import number, readers_of, writes, written_by
 
 Holds = Callable[[Sequence[str], int, str], bool]  # statements of the kernel, which is damaged, its new text
 
@@ -20,21 +21,6 @@ class Argument:
     why: str
     holds: Holds
     sixteen_bits: bool = False  # only where what the kernel stores is rounded to 16 bits
-
-
-def _written(statement: str) -> str:
-    """The register that a statement writes."""
-    m = re.match(r"(?:@\S+ )?\S+ (%\w+)", statement)
-    return m.group(1) if m else ""
-
-
-def _reads(statement: str, register: str) -> bool:
-    rest = statement.partition(",")[2]
-    return re.search(rf"{re.escape(register)}\b", rest) is not None
-
-
-def _readers(code: Sequence[str], register: str) -> list[str]:
-    return [s for s in code if register and _reads(s, register)]
 
 
 def _shift_by_the_width(code: Sequence[str], at: int, new: str) -> bool:
@@ -51,13 +37,13 @@ def _sign_of_a_size(code: Sequence[str], at: int, new: str) -> bool:
     if not sign:
         return False
     x = sign[-1].split(", ")[1]
-    sums = _readers(code, b)
+    sums = readers_of(code, b)
     if len(sums) != 1 or not re.match(rf"add\.s{width} %\w+, {x}, {b};", sums[0]):
         return False
-    c, power = _written(sums[0]), width - by
+    c, power = written_by(sums[0]), width - by
     return all(
         re.match(rf"shr\.[su]{width} %\w+, {c}, {power};|and\.b{width} \s*%\w+, {c}, -{1 << power};", s)
-        for s in _readers(code, c)
+        for s in readers_of(code, c)
     )
 
 
@@ -73,7 +59,7 @@ def _two_divisions(code: Sequence[str], at: int, new: str) -> bool:
             wide = [s for s in around if re.match(r"(div|rem)\.[su]64 ", s)]
             narrow = any(re.match(r"(div|rem)\.u32 ", s) for s in around)
             divided = {s.split(", ")[1] for s in wide}
-            widened = {_written(s) for s in code if s.startswith("cvt.u64.u32 ")}
+            widened = {written_by(s) for s in code if s.startswith("cvt.u64.u32 ")}
             return narrow and bool(divided) and divided <= widened
     return False
 
@@ -105,22 +91,11 @@ def _quadrant(code: Sequence[str], at: int, new: str) -> bool:
             numbers = tuple(m.group(4) for m in (first, second, third))
             plus_one = new.endswith(f"{int(numbers[at - k]) + 1};")
             if chained and plus_one and numbers == ("-1073741824", "1073741824", "-2147483648"):
-                return len(_readers(code, first.group(2))) == len(_readers(code, second.group(2))) == 1
+                return len(readers_of(code, first.group(2))) == len(readers_of(code, second.group(2))) == 1
     return False
 
 
-def _number(constant: str) -> float:
-    """0f3F800000 is 1.0."""
-    return float(struct.unpack(">f", bytes.fromhex(constant[2:]))[0])
-
-
 _LESS = {"lt": True, "le": True, "gt": False, "ge": False}
-
-
-def _writes(statement: str, register: str) -> bool:
-    """One of several, too: {%f1, %f2}."""
-    m = re.match(r"(?:@\S+ )?\S+ (?:\{([^}]*)\}|(%\w+))", statement)
-    return m is not None and register in re.split(r",\s*", m.group(1) or m.group(2) or "")
 
 
 def _clamps(code: Sequence[str], compared: int, a: str, at: float) -> set[str]:
@@ -133,14 +108,14 @@ def _clamps(code: Sequence[str], compared: int, a: str, at: float) -> set[str]:
         if not select:
             continue
         r, limit, p = select.groups()
-        decided = [i for i, t in enumerate(code) if _writes(t, p)]
-        if len(decided) != 1 or len([t for t in code if _writes(t, r)]) != 1:
+        decided = [i for i, t in enumerate(code) if writes(t, p)]
+        if len(decided) != 1 or len([t for t in code if writes(t, r)]) != 1:
             continue
         below = re.match(rf"setp\.(lt|le|gt|ge)\.f32 {p}, {re.escape(a)}, {limit};", code[decided[0]])
         between = code[min(k, decided[0], compared) : max(k, decided[0], compared)]
-        if not below or any(_writes(t, a) for t in between):
+        if not below or any(writes(t, a) for t in between):
             continue
-        if at != _number(limit) and (at > _number(limit)) == _LESS[below.group(1)]:
+        if at != number(limit) and (at > number(limit)) == _LESS[below.group(1)]:
             found.add(r)
     return found
 
@@ -155,7 +130,7 @@ def _choice_between_equals(code: Sequence[str], at: int, new: str) -> bool:
     p, a, b = m.group(3), m.group(4), m.group(5)
     if m.group(2) == "f" and (not b.startswith("0f") or b in ("0f00000000", "0f80000000")):
         return False
-    of_a = {a} | (_clamps(code, at, a, _number(b)) if m.group(2) == "f" else set())
+    of_a = {a} | (_clamps(code, at, a, number(b)) if m.group(2) == "f" else set())
     readers = [s for s in code if re.search(rf"{re.escape(p)}\b", s) and s != code[at]]
     selected = [re.match(rf"selp\.\S+ %\w+, (\S+), (\S+), {re.escape(p)};", s) for s in readers]
     pairs = [{s.group(1), s.group(2)} for s in selected if s]
@@ -168,7 +143,7 @@ def _rounding_of_a_power(code: Sequence[str], at: int, new: str) -> bool:
     if not m or not new.endswith(" 1065353217;"):
         return False
     shifted = any(re.match(rf"shl\.b32 {m.group(2)}, %\w+, 23;", s) for s in code[:at])
-    readers = _readers(code, m.group(1))
+    readers = readers_of(code, m.group(1))
     return (
         shifted and len(readers) == 1 and re.match(rf"mov\.b32 %f\w*, {m.group(1)};", readers[0]) is not None
     )
@@ -179,10 +154,10 @@ def _split_of_a_power(code: Sequence[str], at: int, new: str) -> bool:
     m = re.match(r"shr\.s32 (%\w+), %\w+, 1;", code[at])
     if not m or not new.endswith(", 2;"):
         return False
-    readers = _readers(code, m.group(1))
+    readers = readers_of(code, m.group(1))
     rest = [r for r in (re.match(rf"sub\.s32 (%\w+), %\w+, {m.group(1)};", s) for s in readers) if r]
     powers = [s for s in readers if re.match(rf"shl\.b32 %\w+, {m.group(1)}, 23;", s)]
-    others = [s for r in rest for s in _readers(code, r.group(1))]
+    others = [s for r in rest for s in readers_of(code, r.group(1))]
     return len(readers) == 2 == len(rest) + len(powers) and all(
         re.match(r"shl\.b32 \S+ \S+ 23;", s) for s in others
     )
@@ -195,10 +170,10 @@ def _sign_of_a_square(code: Sequence[str], at: int, new: str) -> bool:
     p = m and len(four) == 4 and re.match(rf"setp\.(?:eq|ne)\.s32 (%\w+), {m.group(1)}, 0;", four[1])
     n = p and re.match(r"neg\.f32 (%\w+), (%\w+);", four[2])
     r = p and n and re.match(rf"selp\.f32 (%\w+), {n.group(2)}, {n.group(1)}, {p.group(1)};", four[3])
-    if not r or len(_readers(code, m.group(1) if m else "")) != 1:
+    if not r or len(readers_of(code, m.group(1) if m else "")) != 1:
         return False
     return all(
-        re.match(rf"mul\.f32 %\w+, {r.group(1)}, {r.group(1)};", s) for s in _readers(code, r.group(1))
+        re.match(rf"mul\.f32 %\w+, {r.group(1)}, {r.group(1)};", s) for s in readers_of(code, r.group(1))
     )
 
 
@@ -222,12 +197,12 @@ def _slot_of_a_warp(code: Sequence[str], at: int, new: str) -> bool:
     if not m or not new.endswith(" 536870909;"):
         return False
     shifted = any(re.match(rf"shr\.u32 {m.group(2)}, %\w+, 3;", s) for s in code[:at])
-    sums = _readers(code, m.group(1))
-    stores = [s for each in sums for s in code if re.search(rf"\[{re.escape(_written(each))}\b", s)]
+    sums = readers_of(code, m.group(1))
+    stores = [s for each in sums for s in code if re.search(rf"\[{re.escape(written_by(each))}\b", s)]
     return (
         shifted
         and bool(stores)
-        and all(s.startswith("add.s32 ") and len(_readers(code, _written(s))) == 0 for s in sums)
+        and all(s.startswith("add.s32 ") and len(readers_of(code, written_by(s))) == 0 for s in sums)
         and all(re.match(r"(@\S+ )?st\.shared\.", s) for s in stores)
     )
 
@@ -239,7 +214,7 @@ def _clamp_from_below(code: Sequence[str], at: int, new: str) -> bool:
         return False
     p, x = m.groups()
     readers = [s for s in code if re.search(rf"{p}\b", s) and s != code[at]]
-    least = {_written(s) for s in code if re.match(rf"min\.s64 %\w+, (?:{x}, %\w+|%\w+, {x});", s)}
+    least = {written_by(s) for s in code if re.match(rf"min\.s64 %\w+, (?:{x}, %\w+|%\w+, {x});", s)}
     select = re.match(rf"selp\.b64 %\w+, 0, (%\w+), {p};", "".join(readers[:1]))
     return len(readers) == 1 and select is not None and select.group(1) in least
 
@@ -252,9 +227,9 @@ def _split_of_a_logarithm(code: Sequence[str], at: int, new: str) -> bool:
         mask = first and re.match(
             rf"and\.b32 \s*(%\w+), {first.group(1)}, -8388608;", "".join(code[k + 1 : k + 2])
         )
-        if not first or not mask or len(_readers(code, first.group(1))) != 1:
+        if not first or not mask or len(readers_of(code, first.group(1))) != 1:
             continue
-        readers = _readers(code, mask.group(1))
+        readers = readers_of(code, mask.group(1))
         apart = [s for s in readers if re.match(rf"sub\.s32 %\w+, {first.group(2)}, {mask.group(1)};", s)]
         whole = [s for s in readers if re.match(rf"cvt\.rn\.f32\.s32 %\w+, {mask.group(1)};", s)]
         if len(apart) == len(whole) == 1 and len(readers) == 2:
@@ -267,7 +242,7 @@ def _mask_after_a_shift(code: Sequence[str], at: int, new: str) -> bool:
     m = re.match(r"and\.b(32|64) \s*%\w+, (%\w+), (-?\d+);", code[at])
     if not m or int(m.group(3)) % 2 or new != code[at].replace(f" {m.group(3)};", f" {int(m.group(3)) + 1};"):
         return False
-    written = [s for s in code if _written(s) == m.group(2)]
+    written = [s for s in code if written_by(s) == m.group(2)]
     return (
         len(written) == 1 and re.match(rf"shl\.b{m.group(1)} %\w+, %\w+, [1-9]\d*;", written[0]) is not None
     )
@@ -284,10 +259,10 @@ def _beside_a_bound(code: Sequence[str], at: int, new: str) -> bool:
 def _sign_of_a_half(code: Sequence[str], at: int, new: str) -> bool:
     """shr.u32 A, X, 31; add.s32 B, X, A; shr.s32 C, B, 1, the first by 32; A and B are used there alone."""
     m = re.match(r"shr\.u32 (%\w+), (%\w+), 31;", code[at])
-    if not m or not new.endswith(", 32;") or len(_readers(code, m.group(1))) != 1:
+    if not m or not new.endswith(", 32;") or len(readers_of(code, m.group(1))) != 1:
         return False
-    total = re.match(rf"add\.s32 (%\w+), {m.group(2)}, {m.group(1)};", _readers(code, m.group(1))[0])
-    halves = _readers(code, total.group(1)) if total else []
+    total = re.match(rf"add\.s32 (%\w+), {m.group(2)}, {m.group(1)};", readers_of(code, m.group(1))[0])
+    halves = readers_of(code, total.group(1)) if total else []
     return len(halves) == 1 and re.match(r"shr\.s32 %\w+, %\w+, 1;", halves[0]) is not None
 
 
