@@ -66,8 +66,7 @@ Moments walk(const T* x, Statistics s, Folded by, T* y, const T* next, const T* 
         } else if (kWrite) {
           if (kStores == Stores::asked_ahead) {
             prefetch_block(ahead + i);
-            for (int64_t j = 0; j < 4 * L; j += 64 / static_cast<int64_t>(sizeof(T)))
-              __builtin_prefetch(y_ahead + at + j, 1, 2);
+            prefetch_block<Access::write>(y_ahead + at);
           }
           store_block(y + at, v);
         }

@@ -95,10 +95,12 @@ void add_rows(const float* partial, int64_t rows, int64_t C, T* out) {
   for_lanes(C, [&](int64_t i) { column(i, Vec::lanes); }, column);
 }
 
-// Into L2: what one block of a later row will read.
-template <class T>
+// Into L2: one block of a row that will be read or written.
+enum class Access : int { read, write };
+template <Access kAccess = Access::read, class T>
 inline void prefetch_block(const T* p) {
-  for (int64_t j = 0; j < 4 * Vec::lanes; j += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + j, 0, 2);
+  for (int64_t j = 0; j < 4 * Vec::lanes; j += 64 / static_cast<int64_t>(sizeof(T)))
+    __builtin_prefetch(p + j, static_cast<int>(kAccess), 2);
 }
 
 template <bool kPastCache, class T>
