@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder of random weights, small enough to load in a blink, for everything above the networks."""
+"""The fixtures of more than one module: the instruction sets, and a model folder of random weights, small enough to
+load in a blink, for everything above the networks."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import re
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return f"{lanes[1]}-{lanes[2]}" if lanes else nodeid.partition("-")[0]
 
     return ByOp(config, log)
+
+
+@pytest.fixture(params=("scalar", "avx2", "avx512", "avx512_bf16"))
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs once for every instruction set that this processor has."""
+    from prestissimo import _core
+
+    if request.param not in _core.supported_isas():
+        pytest.skip(f"this processor has no {request.param}")
+    before = _core.isa()
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(before)
 
 
 @pytest.fixture(scope="session")

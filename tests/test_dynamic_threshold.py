@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,16 +13,6 @@ from prestissimo import ops
 op = importlib.import_module("prestissimo.ops.dynamic_threshold")
 _core = pytest.importorskip("prestissimo._core")
 PROBES = 1024  # kProbes of csrc/cpu/dynamic_threshold.cpp: every size / PROBES-th element is looked at first
-
-
-@pytest.fixture(params=("scalar", "avx2", "avx512"))
-def isa(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param not in _core.supported_isas():
-        pytest.skip(f"this processor has no {request.param}")
-    before = _core.isa()
-    _core.set_isa(request.param)
-    yield
-    _core.set_isa(before)
 
 
 def normal(size: int) -> torch.Tensor:

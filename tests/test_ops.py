@@ -40,17 +40,6 @@ dtyped = pytest.mark.parametrize(
     ("case", "dtype"),
     [pytest.param(c, d, id=f"{c.id}-{str(d)[6:]}") for c in CASES for d in c.dtypes],
 )
-ALL_ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")
-
-
-@pytest.fixture(params=ALL_ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param not in _core.supported_isas():
-        pytest.skip(f"this processor has no {request.param}")
-    before = _core.isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
 
 
 @pytest.fixture(autouse=True)

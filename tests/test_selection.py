@@ -245,19 +245,14 @@ def test_rows_sum_to_k(module: Any, options: dict[str, Any], length: int, k: int
     assert (y.double().sum(-1) - k).abs().max() <= 2e-6 * k * max(1.0, spread / 30)
 
 
-@pytest.mark.parametrize("isa", _core.supported_isas())
-def test_all_but_one_of_scores_far_apart(isa: str) -> None:
+@pytest.mark.usefixtures("isa")
+def test_all_but_one_of_scores_far_apart() -> None:
     """Most values are nearly 1: their sum in float32 holds too few digits of what is missing to k. In lanes and in rows
     of their own; to three roundings of 1, less than eager's own error."""
-    before = _core.isa()
-    _core.set_isa(isa)
-    try:
-        for length, spread in ((20, 30.0), (300, 30.0), (300, 2.0), (300, 300.0)):
-            s = scores(8, length, spread=spread)
-            exact = sigmoid.reference(s.double(), length - 1, None, None, 0.7, False, -1, None, None)[0]
-            assert (ops.sigmoid_topk(s, length - 1, temperature=0.7) - exact).abs().max() < 3 * 2**-24
-    finally:
-        _core.set_isa(before)
+    for length, spread in ((20, 30.0), (300, 30.0), (300, 2.0), (300, 300.0)):
+        s = scores(8, length, spread=spread)
+        exact = sigmoid.reference(s.double(), length - 1, None, None, 0.7, False, -1, None, None)[0]
+        assert (ops.sigmoid_topk(s, length - 1, temperature=0.7) - exact).abs().max() < 3 * 2**-24
 
 
 @pytest.mark.parametrize(("module", "options"), THRESHOLDS)
