@@ -2,13 +2,20 @@
 #include "depthwise_conv1d.h"
 
 #include "../registry.h"
+#include "depthwise_conv1d_time.h"
 #include "dispatch.h"
 
 namespace prestissimo {
 namespace {
 
-void check_rows(const Checker& check, const char* name, const Array& a, int64_t B, int64_t T, int64_t C) {
-  check.shape(name, a, {B, T, C}).same_dtype(name, a).same_device(name, a).rows_contiguous(name, a);
+// A [B, T, C] on the CPU whose steps are neighbours, not its channels.
+bool is_time_last(const Array& a) {
+  return a.device.type == DeviceType::cpu && a.ndim == 3 && a.stride(1) == 1 && a.stride(2) != 1;
+}
+void check_rows(const Checker& check, const char* name, const Array& a, int64_t B, int64_t T, int64_t C,
+                bool time_last = false) {
+  check.shape(name, a, {B, T, C}).same_dtype(name, a).same_device(name, a);
+  if (!time_last) check.rows_contiguous(name, a);
 }
 void check_vector(const Checker& check, const char* name, const Array& a, std::initializer_list<int64_t> shape) {
   check.shape(name, a, shape).same_dtype(name, a).same_device(name, a).contiguous(name, a);
@@ -22,8 +29,9 @@ int64_t output_steps(const char* op, const Array& x, int64_t taps, int64_t paddi
   if (steps < 1) fail(op, "x must be long enough for an output, got " + std::to_string(x.size(1)) + " steps");
   return steps;
 }
-void check_weight(const char* op, const Checker& check, const Array& weight, const Array& x) {
-  check.dtype({DType::float32, DType::bfloat16, DType::float16}).ndim(3).rows_contiguous("x", x);
+void check_weight(const char* op, const Checker& check, const Array& weight, const Array& x, bool time_last = false) {
+  check.dtype({DType::float32, DType::bfloat16, DType::float16}).ndim(3);
+  if (!time_last) check.rows_contiguous("x", x);
   if (weight.ndim != 2 || weight.size(1) < 1 || weight.size(1) > kMostTaps)
     fail(op, "weight must have 1 to 7 taps, got shape " + shape_text(weight));
   check_vector(check, "weight", weight, {x.size(2), weight.size(1)});
@@ -33,11 +41,28 @@ void depthwise_conv1d(Stream stream, const Array& x, const Array& weight, const 
                       int64_t dilation, const Array& y) {
   const char* op = "depthwise_conv1d";
   const Checker check(op, "x", x);
-  check_weight(op, check, weight, x);
+  const bool time_last = is_time_last(x) && is_time_last(y);
+  check_weight(op, check, weight, x, time_last);
   const int64_t B = x.size(0), C = x.size(2), taps = weight.size(1);
   const int64_t T = output_steps(op, x, taps, padding, dilation);
   if (bias) check_vector(check, "bias", *bias, {C});
-  check_rows(check, "y", y, B, T, C);
+  check_rows(check, "y", y, B, T, C, time_last);
+  if (time_last) {
+    const DepthwiseConv1dTimeArgs a{{address(x), x.stride(0), x.stride(2)},
+                                    address(weight),
+                                    bias ? address(*bias) : nullptr,
+                                    {address(y), y.stride(0), y.stride(2)},
+                                    B,
+                                    x.size(1),
+                                    T,
+                                    C,
+                                    taps,
+                                    -padding,
+                                    dilation,
+                                    x.dtype};
+    if (y.numel()) cpu::depthwise_conv1d_time(a);
+    return;
+  }
   const DepthwiseConv1dArgs a{
       rows(x),  address(weight), bias ? address(*bias) : nullptr, row_output(y), B, x.size(1), T, C, taps, -padding,
       dilation, x.dtype};

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .registration import Op, _core, expect_shape, launch, new_empty
+from .registration import Op, _core, contiguous, expect_shape, launch, new_empty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,8 @@ def depthwise_conv1d(x: Any, weight: Any, bias: Any = None, padding: int = 0, di
     """y[c, t] = bias[c] + Σ_k weight[c, 0, k]·x[c, t + k·dilation - padding], sums in float32.
 
     Args:
-        x: [B, C, T], float32, bfloat16 or float16 (float64 runs through the reference); fastest with channels last in
-            memory, which is also how y lies.
+        x: [B, C, T], float32, bfloat16 or float16 (float64 runs through the reference); fast with channels or time
+            last in memory. y lies as x does; on a GPU, and of other strides, with channels last.
         weight: [C, 1, K] of x's dtype; kernels take K up to 7, longer ones run through the reference.
         bias: [C]; may be absent.
         padding, dilation: zeros at either end, at least 0; at least 1.
@@ -76,9 +76,23 @@ def _check(x: Any, weight: Any, bias: Any, padding: int, dilation: int) -> None:
         raise ValueError(f"{op}: x must be long enough for an output, got {x.shape[2]} steps")
 
 
+def _time_last(x: Any) -> bool:
+    """Whether x lies in rows of time on the CPU."""
+    if hasattr(x, "is_cuda"):
+        return not x.is_cuda and x.stride(2) == 1 and x.stride(1) != 1
+    item = x.dtype.itemsize
+    return type(x).__module__ == "numpy" and x.strides[2] == item and x.strides[1] != item
+
+
 def _kernel(x: Any, weight: Any, bias: Any, padding: int, dilation: int) -> Any:
     _check(x, weight, bias, padding, dilation)
-    y = new_empty(x, (x.shape[0], _steps(x, weight, padding, dilation), x.shape[1]))
+    T = _steps(x, weight, padding, dilation)
+    if _time_last(x) and T > 1:
+        y = new_empty(x, (x.shape[0], x.shape[1], T))
+        rows = contiguous(weight[:, 0])
+        _core.depthwise_conv1d(x.swapaxes(1, 2), rows, contiguous(bias), padding, dilation, y.swapaxes(1, 2))
+        return y
+    y = new_empty(x, (x.shape[0], T, x.shape[1]))
     launch(_core.depthwise_conv1d, x.swapaxes(1, 2), weight[:, 0], bias, padding, dilation, y)
     return y.swapaxes(1, 2)
 
@@ -89,9 +103,9 @@ def _covers(weight: Any) -> bool:
 
 def _fake(x: Any, weight: Any, bias: Any, padding: int, dilation: int) -> Any:
     B, C, T = x.shape[0], x.shape[1], _steps(x, weight, padding, dilation)
-    if _covers(weight) and x.element_size() < 8:
+    if _covers(weight) and x.element_size() < 8 and not (_time_last(x) and T > 1):
         return x.new_empty(B, T, C).transpose(1, 2)
-    return x.new_empty(B, C, T)  # the reference's
+    return x.new_empty(B, C, T)  # time last; the reference's
 
 
 _op = Op(
