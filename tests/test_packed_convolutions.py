@@ -65,3 +65,27 @@ def test_the_result_has_channels_last() -> None:
     x, weight, _ = tensors(8, 16, 3, 20)
     assert ops.conv1d(x, weight, padding=1).stride(1) == 1
     assert ops.conv_transpose1d(x, weight.transpose(0, 1), stride=3).stride(1) == 1
+
+
+def test_kernels_wider_than_a_block() -> None:
+    x, weight, bias = tensors(70, 40, 130, 150)
+    exact = torch.nn.functional.conv1d(x.double(), weight.double(), bias.double(), padding=9)
+    torch.testing.assert_close(ops.conv1d(x, weight, bias, 9).double(), exact, rtol=0, atol=3e-4)
+    weight = weight.transpose(0, 1)
+    exact = torch.nn.functional.conv_transpose1d(x.double(), weight.double(), bias.double(), 9, 4)
+    torch.testing.assert_close(ops.conv_transpose1d(x, weight, bias, 9, 4).double(), exact, rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("steps", [40, 4133])
+def test_channels_and_time_last_give_the_same_bits(dtype: torch.dtype, steps: int) -> None:
+    x, weight, bias = (v.to(dtype) for v in tensors(70, 70, 7, steps))
+    turned = x.transpose(1, 2).contiguous().transpose(1, 2)
+    for dilation in (1, 5):
+        given = (weight[:, :1], bias, 3 * dilation, dilation)
+        own = ops.depthwise_conv1d(x, *given)
+        assert own.stride(2) == 1
+        assert torch.equal(own, ops.depthwise_conv1d(turned, *given))
+        if steps < 100:
+            given = (weight, bias, 3 * dilation, dilation)
+            assert torch.equal(ops.conv1d(x, *given), ops.conv1d(turned, *given))

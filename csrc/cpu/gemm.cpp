@@ -6,31 +6,38 @@
 namespace prestissimo::cpu::PRESTISSIMO_ISA {
 namespace {
 
-// A comes from the third-level cache once it is larger than the second, and its next line is asked for in one burst of
-// misses that the hardware does not foresee: without a prefetch float32 at K = 2048 ran at 80 GFLOP/s instead of 111
-// (one Zen 4 core, peak 117; with it K = 6144 keeps 95 % of the peak, so that no blocks over K are needed). Prefetching
-// B gained nothing.
-constexpr int kLinesAhead = 4;
-
 // Sums over this many steps are finished before they are added to those before: the error of a long sum of numbers
 // whose mean is not zero grows with its length (K = 4096 in one sum: twelve times MKL's error; in blocks: less than
 // twice).
 constexpr int64_t kBlockSteps = 256;
 
+// A line of A's rows and how many its group still has, this one included.
+struct Place {
+  const char* a;
+  int64_t left;
+
+  void advance(const Lines& lines, int64_t count) {
+    for (; count >= left; count -= left, left = lines.group) a += (left - 1) * lines.stride + lines.leap;
+    a += count * lines.stride, left -= count;
+  }
+};
+
 // kRowsOfA times kVectors registers of sums: B's vectors are loaded once for all rows, A's dwords once
 // for all vectors. Three sums a register deep are enough to hide the latency of a dot product.
 template <class P, int kRowsOfA, int kVectors>
-void product(int64_t steps, const char* a, const char* b, const char* start, int64_t start_stride, char* c,
-             int64_t c_stride) {
+void product(int64_t steps, const Lines& lines, const Place& place, const char* b, const char* start,
+             int64_t start_stride, char* c, int64_t c_stride) {
   constexpr int kWidth = P::lanes * 4, kStep = P::parts == 1 ? 4 : 8, kSteps = kLineBytes / kStep;
   typename P::Register sum[kRowsOfA][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRowsOfA; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sum[r][v] = P::zero();
-  for (; steps > 0; steps -= kSteps, a += kRowsOfA * kLineBytes) {
+  const char* a = place.a;
+  const int64_t stride = lines.stride, ahead = lines.ahead;
+  for (int64_t left = place.left; steps > 0; steps -= kSteps) {
 #pragma GCC unroll 16
-    for (int r = 0; r < kRowsOfA; ++r) __builtin_prefetch(a + (kLinesAhead * kRowsOfA + r) * kLineBytes);
+    for (int r = 0; r < kRowsOfA; ++r) __builtin_prefetch(a + ahead + r * kLineBytes);
     const char* step = a;
     const char* const end = a + (steps < kSteps ? steps : kSteps) * kStep;
     for (; step < end; step += kStep, b += kStepBytes) {
@@ -47,6 +54,10 @@ void product(int64_t steps, const char* a, const char* b, const char* start, int
         }
       }
     }
+    if (--left > 0)
+      a += stride;
+    else
+      a += lines.leap, left = lines.group;
   }
   if (start)
 #pragma GCC unroll 16
@@ -59,7 +70,7 @@ void product(int64_t steps, const char* a, const char* b, const char* start, int
     for (int v = 0; v < kVectors; ++v) P::store(c + r * c_stride + v * kWidth, sum[r][v]);
 }
 
-using Product = void (*)(int64_t, const char*, const char*, const char*, int64_t, char*, int64_t);
+using Product = void (*)(int64_t, const Lines&, const Place&, const char*, const char*, int64_t, char*, int64_t);
 
 // products<P>[rows - 1][vectors - 1]
 template <class P>
@@ -79,31 +90,31 @@ struct Products {
 };
 
 template <class P>
-void run(int rows, int columns, int64_t steps, const char* a, const char* b, const char* start, int64_t start_stride,
+void run(int rows, int columns, int64_t steps, const Lines& a, const char* b, const char* start, int64_t start_stride,
          char* c, int64_t c_stride) {
   constexpr int kPair = 2 * P::lanes;  // columns of one call
   constexpr int kStep = P::parts == 1 ? 4 : 8;
+  Place place{static_cast<const char*>(a.data), a.group};
   for (int64_t done = 0; done == 0 || done < steps; done += kBlockSteps) {
     for (int j = 0; j < columns; j += kPair)
       Products<P>::table[rows - 1][columns - j > P::lanes](steps - done < kBlockSteps ? steps - done : kBlockSteps, a,
-                                                           b + j * 4, start ? start + j * 4 : nullptr, start_stride * 4,
-                                                           c + j * 4, c_stride * 4);
-    a += rows * kBlockSteps * kStep, b += kBlockSteps * kStepBytes;
+                                                           place, b + j * 4, start ? start + j * 4 : nullptr,
+                                                           start_stride * 4, c + j * 4, c_stride * 4);
+    place.advance(a, kBlockSteps * kStep / kLineBytes), b += kBlockSteps * kStepBytes;
     start = c, start_stride = c_stride;
   }
 }
 
 }  // namespace
 
-void micro_kernel(Dot dot, int rows, int columns, int64_t steps, const void* a, const void* b, const void* start,
+void micro_kernel(Dot dot, int rows, int columns, int64_t steps, const Lines& a, const void* b, const void* start,
                   int64_t start_stride, void* c, int64_t c_stride) {
-  const auto *pa = static_cast<const char*>(a), *pb = static_cast<const char*>(b),
-             *ps = static_cast<const char*>(start);
+  const auto *pb = static_cast<const char*>(b), *ps = static_cast<const char*>(start);
   auto* pc = static_cast<char*>(c);
   switch (dot) {
-    case Dot::float32: return run<FloatProducts>(rows, columns, steps, pa, pb, ps, start_stride, pc, c_stride);
-    case Dot::bfloat16: return run<Bfloat16Products>(rows, columns, steps, pa, pb, ps, start_stride, pc, c_stride);
-    case Dot::int8: return run<Int8Products>(rows, columns, steps, pa, pb, ps, start_stride, pc, c_stride);
+    case Dot::float32: return run<FloatProducts>(rows, columns, steps, a, pb, ps, start_stride, pc, c_stride);
+    case Dot::bfloat16: return run<Bfloat16Products>(rows, columns, steps, a, pb, ps, start_stride, pc, c_stride);
+    case Dot::int8: return run<Int8Products>(rows, columns, steps, a, pb, ps, start_stride, pc, c_stride);
   }
 }
 

@@ -141,24 +141,32 @@ struct Packing {
     for (int j = 0; j < width; j += 16) sixteen(x + j, stride_k, k0, K, out + j * 4);
   }
 
-  static void rows(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
-    const T* x = static_cast<const T*>(s.data);
-    for (int64_t p = first_panel; p < last_panel; ++p) {
-      const int64_t first = a.first(p);
-      const int n = a.rows(p);
-      char* out = a.panel(p);
-      for (int64_t l = 0; l < a.lines(); ++l, out += n * kLineBytes) {
-        const int64_t k0 = l * Form::kValues, place = s.place(k0);
-        const bool whole = k0 + Form::kValues <= a.K && s.together(k0, Form::kValues);
-        for (int r = 0; r < n; ++r) {
-          const T* row = x + (first + r) * s.stride;
-          if (whole)
-            Form::fill(row + place, out + r * kLineBytes);
-          else
-            line(row, s, k0, a.K, out + r * kLineBytes);
-        }
+  // `n` rows from x on, their lines `stride` bytes apart.
+  static void side_by_side(const T* x, const Source& s, int64_t n, int64_t K, char* out, int64_t stride) {
+    for (int64_t k0 = 0; k0 < K; k0 += Form::kValues, out += stride) {
+      const int64_t place = s.place(k0);
+      const bool whole = k0 + Form::kValues <= K && s.together(k0, Form::kValues);
+      for (int64_t r = 0; r < n; ++r) {
+        const T* row = x + r * s.stride;
+        if (whole)
+          Form::fill(row + place, out + r * kLineBytes);
+        else
+          line(row, s, k0, K, out + r * kLineBytes);
       }
     }
+  }
+
+  static void rows(const PackedA& a, const Source& s, int64_t first_panel, int64_t last_panel) {
+    const T* x = static_cast<const T*>(s.data);
+    for (int64_t p = first_panel; p < last_panel; ++p)
+      side_by_side(x + a.first(p) * s.stride, s, a.rows(p), a.K, a.panel(p), a.rows(p) * kLineBytes);
+  }
+
+  static void lines(const Source& s, int64_t M, int64_t K, char* out) {
+    constexpr int64_t kAtOnce = 16;  // lines of rows that the first-level cache keeps
+    const T* x = static_cast<const T*>(s.data);
+    for (int64_t m = 0; m < M; m += kAtOnce)
+      side_by_side(x + m * s.stride, s, M - m < kAtOnce ? M - m : kAtOnce, K, out + m * kLineBytes, M * kLineBytes);
   }
 
   // Where the rows are neighbours in memory: a line of all panels, then the next, so that what is read lies along
@@ -237,6 +245,16 @@ void pack_floats(const Packed& p, const Source& s, int64_t first_panel, int64_t 
     case DType::bfloat16: return pack<Form, bfloat16>(p, s, first_panel, last_panel);
     case DType::float16: return pack<Form, float16>(p, s, first_panel, last_panel);
     default: return pack<Form, float>(p, s, first_panel, last_panel);
+  }
+}
+
+template <class Form>
+void lines_of_floats(const Source& s, int64_t M, int64_t K, void* out) {
+  auto* to = static_cast<char*>(out);
+  switch (s.dtype) {
+    case DType::bfloat16: return Packing<Form, bfloat16>::lines(s, M, K, to);
+    case DType::float16: return Packing<Form, float16>::lines(s, M, K, to);
+    default: return Packing<Form, float>::lines(s, M, K, to);
   }
 }
 
@@ -325,6 +343,13 @@ void pack_a(const PackedA& a, const Source& s, int64_t first_panel, int64_t last
     case Dot::bfloat16: return pack_floats<Bfloat16Rows>(a, s, first_panel, last_panel);
     case Dot::int8: return pack<Int8Rows, int8_t>(a, s, first_panel, last_panel);
   }
+}
+
+void pack_lines(Dot dot, const Source& s, int64_t M, int64_t K, void* out) {
+  if (dot == Dot::bfloat16)
+    lines_of_floats<Bfloat16Rows>(s, M, K, out);
+  else
+    lines_of_floats<FloatForm>(s, M, K, out);
 }
 
 void quantize_a(const PackedA& a, const Source& s, float* scales, int64_t first_panel, int64_t last_panel) {

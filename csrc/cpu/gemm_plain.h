@@ -37,6 +37,8 @@ struct PlainBlocks {
 class Ahead {
  public:
   Ahead() = default;
+  Ahead(const void* data, int64_t rows, int64_t row_bytes, int64_t stride_bytes)
+      : at_(static_cast<const char*>(data)), stride_(stride_bytes), bytes_(row_bytes), rows_(rows) {}
   // Of what pack_b will read for panels [begin, end) of `block`.
   Ahead(const PackedB& block, const Source& s, int64_t begin, int64_t end) {
     const int64_t item = item_size(s.dtype), first = begin * kPanel,

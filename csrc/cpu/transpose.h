@@ -85,4 +85,11 @@ inline void transpose(const uint32_t* in, int64_t in_stride, int rows, int colum
       transpose_tile(in + i * in_stride + j, in_stride, out + j * out_stride + i, out_stride);
 }
 
+// Sixteen values of 16 bits with those of another row above them.
+inline void interleave(const void* low, const void* high, uint32_t* out) {
+  uint16_t x[16], y[16];
+  memcpy(x, low, 32), memcpy(y, high, 32);
+  for (int i = 0; i < 16; ++i) out[i] = x[i] | static_cast<uint32_t>(y[i]) << 16;
+}
+
 }  // namespace prestissimo::cpu::PRESTISSIMO_ISA

@@ -120,6 +120,12 @@ def time_rows(x: Any) -> Any:
     return copy
 
 
+def _as_it_lies(x: Any) -> Any:
+    """[B, C, T] → [B, T, C] with channels or times as neighbours."""
+    across = x.stride(2) == 1 if hasattr(x, "stride") else x.strides[2] == x.dtype.itemsize < x.strides[1]
+    return x.swapaxes(1, 2) if across else time_rows(x)
+
+
 def _windows(x: Any, padding: int, dilation: int, kernel: int) -> TimeWindows:
     return TimeWindows(x.shape[0], x.shape[1], x.shape[2], kernel, dilation, padding, padding)
 
@@ -242,17 +248,29 @@ def _kernel(
         return reference(x, weight, bias, padding, dilation, kernel, packing, out, *options)
     y = new_empty(x, (x.shape[0], lead + _steps(x, padding, dilation, kernel), out))
     y[:, :lead] = 0
-    matrix = weight if packing else as_rows(weight)
     beside = None if residual is None else time_rows(residual)
     launch_rows(
-        x, matrix, bias, kernel, padding, dilation, packing, out, alpha, beta, log_scale, beside, y[:, lead:]
+        x,
+        weight,
+        bias,
+        kernel,
+        padding,
+        dilation,
+        packing,
+        out,
+        alpha,
+        beta,
+        log_scale,
+        beside,
+        0,
+        y[:, lead:],
     )
     return y.swapaxes(1, 2)
 
 
 def launch_rows(
     x: Any,
-    matrix: Any,
+    weight: Any,
     bias: Any,
     taps: int,
     padding: int,
@@ -263,12 +281,18 @@ def launch_rows(
     beta: Any,
     log_scale: bool,
     residual: Any,
+    stride: int,
     y: Any,
 ) -> None:
-    """The compiled kernel on rows of windows; y [B, T', out] may have any strides but the last."""
-    options = (contiguous(alpha), contiguous(beta), int(log_scale), residual)
-    matrix = contiguous(matrix) if packing else matrix
-    _core.conv1d(time_rows(x), matrix, contiguous(bias), taps, padding, dilation, packing, out, *options, y)
+    """The compiled kernel on rows of windows; y [B, T', out] may have any strides but the last; stride 0 or that of a
+    transposed convolution, whose out holds all outputs of a window."""
+    options = (contiguous(alpha), contiguous(beta), int(log_scale), residual, stride, y)
+    x, bias = _as_it_lies(x), contiguous(bias)
+    weight = contiguous(weight) if packing else weight
+    try:
+        _core.conv1d(x, weight, bias, taps, padding, dilation, packing, out, *options)
+    except _core.NotContiguous:  # the weight, its k being no neighbours
+        _core.conv1d(x, contiguous(weight), bias, taps, padding, dilation, packing, out, *options)
 
 
 def _fake(
