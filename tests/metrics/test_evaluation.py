@@ -12,8 +12,9 @@ from prestissimo.metrics.clips import ClipSet, LazyClips
 from prestissimo.metrics.copies import Library, copy_report
 from prestissimo.metrics.distances import compare_sets
 from prestissimo.metrics.evaluation import Evaluator, evaluate_clips
-from prestissimo.metrics.generated import from_folder
-from prestissimo.metrics.prompts import fixed_prompts
+from prestissimo.metrics.generated import CAPTIONED, Job, from_folder, from_jobs, generate_missing
+from prestissimo.metrics.prompts import Prompt, fixed_prompts
+from prestissimo.metrics.spectrum import spectral_profile
 
 RATE = 44_100
 
@@ -115,6 +116,22 @@ def test_long_clips_have_a_section_of_their_own(tmp_path: Path) -> None:
     assert rows["MSD_vgg", "real"] == pytest.approx(0, abs=1e-6)
     assert rows["MSD_vgg", "generated"] > 1
     assert report["structure"].keys() == {"loudness drift", "repetition"}
+
+
+@pytest.mark.usefixtures("judges")
+def test_captions_of_real_music_are_what_distance_is_measured_on(tmp_path: Path) -> None:
+    asked = [Job(p, 0, 3.2) for p in fixed_prompts("tag")[:3]]
+    asked += [Job(Prompt(f"captioned-{i}", CAPTIONED, "p/a", "", 0.0, "drums"), i, 3.2) for i in range(3)]
+    kinds = {CAPTIONED: "drums", "tag": "plucked"}
+    generate_missing(asked, lambda job: music(job.seed, kinds[job.prompt.kind]), tmp_path, RATE)
+    made = from_jobs(asked, tmp_path, RATE)
+    real = clip_set("drums", range(10, 14))
+    report = evaluate_clips(made, reference=real, real=real, evaluator=Evaluator(draws=5))
+    rows = {(r["network"], r["name"]): r for r in report["distance"]}
+    assert {name for _, name in rows} == {"real", "generated", "generated, tags"}
+    assert rows["MSD_vgg", "generated"]["clips"] == 3
+    assert rows["MSD_vgg", "generated"]["ratio"] < rows["MSD_vgg", "generated, tags"]["ratio"]
+    assert report["sound"]["made"] == pytest.approx(spectral_profile(made.clips().clips[3:]))
 
 
 @pytest.mark.usefixtures("judges")

@@ -6,7 +6,9 @@ import pytest
 import soundfile
 import torch
 
-from prestissimo.metrics.generated import Job, from_folder, from_jobs, generate_missing, plan
+from prestissimo.data.captions import Attributes
+from prestissimo.metrics.clips import ClipSet
+from prestissimo.metrics.generated import Job, captioned, from_folder, from_jobs, generate_missing, plan
 from prestissimo.metrics.prompts import fixed_prompts
 
 RATE = 8_000
@@ -27,7 +29,39 @@ def test_plans() -> None:
     full = plan(prompts)
     assert len({job.name for job in full}) == len(full) == 600 + 60 + 280 + 100 + 120
     assert sum(job.unprompted for job in full) == 100
+    assert plan(prompts, long_tags=False) == [job for job in full if job.seconds < 32]
     assert Counter(job.seconds for job in full) == {6.0: 980, 12.0: 60, 32.0: 120}
+
+
+class Spoken:
+    """Captions of one track alone."""
+
+    def __contains__(self, track_id: object) -> bool:
+        return track_id == "p/told"
+
+    def window(self, track_id: str, start_s: float, seconds: float) -> Attributes:
+        return Attributes(tags={"piano": 2.0}, bpm=60 + 10 * start_s, key="A minor", dense=seconds / 10)
+
+
+def test_captions_of_real_music_become_prompts(tmp_path: Path) -> None:
+    starts = [0, 2 * 44_100, 0]
+    real = ClipSet([torch.zeros(2, 3 * 44_100)] * 3, ["p/told", "p/told", "p/untold"], starts=starts)
+    jobs = captioned(real, Spoken(), seed=4)
+    assert [(job.name, job.seed, job.prompt.label) for job in jobs] == [
+        ("captioned-3-000.s4.3s", 4, "p/told"),
+        ("captioned-3-001.s5.3s", 5, "p/told"),
+    ]
+    assert jobs == captioned(real, Spoken(), seed=4)
+    assert any(
+        "piano" in job.prompt.text.lower()
+        for seed in range(4)
+        for job in captioned(real, Spoken(), seed=seed)
+    )
+    made = from_jobs(jobs, tmp_path, RATE)
+    assert made.clips().tracks == ["p/told", "p/told"]
+    assert real.take(2).starts == [0, 0]
+    with pytest.raises(ValueError, match="where its clips begin"):
+        captioned(ClipSet(real.clips, real.tracks), Spoken())
 
 
 def test_only_missing_clips_are_made_and_loud_ones_turned_down(tmp_path: Path) -> None:

@@ -116,15 +116,19 @@ def evaluate(
     _check_judges()
     store = _store(data)
     output.mkdir(parents=True, exist_ok=True)
+    music = {} if store is None else _stored_music(store, quick)
     pipe: Pipeline | None = None
     if audio_dir is None:
-        pipe, made = _generated(model, table, output, quick, seed, steps, guidance, sampler, threads, quiet)
+        asked = [] if store is None or quick else _captioned(store, music, seed)
+        pipe, made = _generated(
+            model, table, asked, output, quick, seed, steps, guidance, sampler, threads, quiet
+        )
     else:
         from prestissimo.metrics.generated import from_folder
 
         made = from_folder(audio_dir, table)
-    count = 300 if quick else 1000
-    music = _real_music(store, reference_dir, real_dir, count, quick, made)
+    if store is None:
+        music = _folders_music(reference_dir, real_dir, 300 if quick else 1000, made)
     others = _other_sets(pipe, music.get("real"), quick)
     evaluator = Evaluator(output / "cache", threads=threads, progress=not quiet)
     report = evaluate_clips(made, others=others, evaluator=evaluator, madmom=madmom, **music)
@@ -180,6 +184,7 @@ def _store(data: Path | None) -> FeatureStore | None:
 def _generated(
     model: str,
     table: list[Prompt],
+    captioned: list[Job],
     output: Path,
     quick: bool,
     seed: int,
@@ -197,7 +202,8 @@ def _generated(
 
     pipe = load(model, threads=threads)
     weights = bundled_models().get(model, Path(model))
-    settings = json.dumps([steps, guidance, sampler, [p.text for p in table]])
+    texts = [job.prompt.text for job in captioned]
+    settings = json.dumps([steps, guidance, sampler, [p.text for p in table], texts])
     folder = output / "clips" / hashlib.sha256((_digest(weights) + settings).encode()).hexdigest()[:12]
 
     def make(job: Job) -> Any:
@@ -210,7 +216,7 @@ def _generated(
             sampler=sampler,
         )
 
-    jobs = plan(table, quick=quick, seed=seed)
+    jobs = [*plan(table, quick=quick, seed=seed, long_tags=not captioned), *captioned]
     generate_missing(jobs, make, folder, pipe.sample_rate, progress=not quiet)
     return pipe, from_jobs(jobs, folder, pipe.sample_rate)
 
@@ -222,27 +228,38 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _real_music(
-    store: FeatureStore | None,
-    reference_dir: Path | None,
-    real_dir: Path | None,
-    count: int,
-    quick: bool,
-    made: Generated,
-) -> dict[str, ClipSet]:
+def _stored_music(store: FeatureStore, quick: bool) -> dict[str, ClipSet]:
     """Reference and yardstick, short and long, as `evaluate_clips` names them."""
-    from prestissimo.metrics.clips import folder_clips, stored_clips
+    from prestissimo.metrics.clips import stored_clips
+
+    short, long = round(_SHORT * 44_100), round(_LONG * 44_100)
+    count = 300 if quick else 1000
+    music = {
+        "reference": stored_clips(store, "train", samples=short, count=count),
+        "real": stored_clips(store, "heldout", samples=short, count=100 if quick else 500),
+    }
+    if not quick:
+        music["long_reference"] = stored_clips(store, "train", samples=long, count=count // 2)
+        music["long_real"] = stored_clips(store, "heldout", samples=long, count=120)
+    return music
+
+
+def _captioned(store: FeatureStore, music: dict[str, ClipSet], seed: int) -> list[Job]:
+    """Clips after the captions of the held-out music, short and long; none where it has no captions."""
+    from prestissimo.data.captions import CaptionStore
+    from prestissimo.metrics.generated import captioned
+
+    captions = CaptionStore(store)
+    return [job for name in ("real", "long_real") for job in captioned(music[name], captions, seed=seed)]
+
+
+def _folders_music(
+    reference_dir: Path | None, real_dir: Path | None, count: int, made: Generated
+) -> dict[str, ClipSet]:
+    """The same of folders, in clips as long as the generated ones."""
+    from prestissimo.metrics.clips import folder_clips
 
     music = {}
-    if store is not None:
-        rate = 44_100
-        short, long = round(_SHORT * rate), round(_LONG * rate)
-        music["reference"] = stored_clips(store, "train", samples=short, count=count)
-        music["real"] = stored_clips(store, "heldout", samples=short, count=100 if quick else 500)
-        if not quick:
-            music["long_reference"] = stored_clips(store, "train", samples=long, count=count // 2)
-            music["long_real"] = stored_clips(store, "heldout", samples=long, count=120)
-        return music
     shortest = min(clip.shape[1] / made.sample_rate for clip in made.clips().take(20).clips)
     length = min(_SHORT, shortest)
     if reference_dir is not None:

@@ -62,22 +62,24 @@ class LazyClips(Sequence[Tensor]):
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips (2, N) at one sample rate and the track that each was cut from."""
+    """Clips (2, N) at one sample rate and the track that each was cut from; starts: where, in samples, if known."""
 
     clips: Sequence[Tensor]
     tracks: Sequence[str]
     sample_rate: int = 44_100
+    starts: Sequence[int] = ()
 
     def take(self, count: int) -> ClipSet:
         """At most ``count`` of the clips, evenly spread."""
         chosen = evenly(range(len(self)), count)
         clips = LazyClips([partial(self.clips.__getitem__, i) for i in chosen])
-        return ClipSet(clips, [self.tracks[i] for i in chosen], self.sample_rate)
+        starts = [self.starts[i] for i in chosen] if self.starts else ()
+        return ClipSet(clips, [self.tracks[i] for i in chosen], self.sample_rate, starts)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ClipSet:
         """The same clips, each passed through ``change`` when it is read."""
         readers = [partial(lambda i: change(self.clips[i]), i) for i in range(len(self))]
-        return ClipSet(LazyClips(readers), self.tracks, self.sample_rate)
+        return ClipSet(LazyClips(readers), self.tracks, self.sample_rate, self.starts)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -129,7 +131,8 @@ def stored_clips(
 
     chosen = [place for place in evenly(places, count) if audible(place)]
     readers = [partial(store.audio, track, start, samples) for track, start in chosen]
-    return ClipSet(LazyClips(readers), [track.id for track, _ in chosen])
+    starts = [start for _, start in chosen]
+    return ClipSet(LazyClips(readers), [track.id for track, _ in chosen], starts=starts)
 
 
 def audio_files(folder: str | os.PathLike[str]) -> list[Path]:

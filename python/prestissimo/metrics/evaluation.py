@@ -16,7 +16,7 @@ from prestissimo.metrics.clips import ClipSet
 from prestissimo.metrics.distances import NETWORKS, compare_sets
 from prestissimo.metrics.embeddings import embed
 from prestissimo.metrics.following import pair_following, tempo_following
-from prestissimo.metrics.generated import UNPROMPTED, Generated
+from prestissimo.metrics.generated import CAPTIONED, UNPROMPTED, Generated
 from prestissimo.metrics.prompts import Prompt
 from prestissimo.metrics.sound import loudness_drift, real_or_generated, repetition, standing
 from prestissimo.metrics.spectrum import spectral_profile
@@ -179,6 +179,9 @@ def evaluate_clips(
 ) -> dict[str, Any]:
     """Everything that can be said of generated clips with the real music that is given.
 
+    Distance and sound are those of the clips after captions of real music, or where there are none of the tags'
+    and of those without a prompt.
+
     Args:
         made: the clips; those named after prompts are also judged by them.
         reference: real clips of the short ones' length, to measure distance to.
@@ -207,7 +210,9 @@ def evaluate_clips(
     ):
         if section:
             out[name] = section
-    short = made.where(lambda p, s: s < _LONG_SECONDS and _free(p))
+    tagged = made.where(lambda p, s: s < _LONG_SECONDS and _free(p))
+    captioned = made.where(lambda p, s: s < _LONG_SECONDS and p is not None and p.kind == CAPTIONED)
+    short = captioned if len(captioned) > 1 else tagged
     bare = made.where(lambda p, _: p is not None and p.kind == UNPROMPTED)
     long = made.where(lambda p, s: s >= _LONG_SECONDS)
     if reference is not None and len(short) > 1:
@@ -216,6 +221,8 @@ def evaluate_clips(
             sets = {"real": real, **sets}
             if len(real) < len(short):
                 sets["generated"] = sets["generated"].take(len(real))
+        if short is captioned and len(tagged) > 1:
+            sets["generated, tags"] = tagged.clips().take(len(short))
         if len(bare) > 1:
             sets["unprompted"] = bare.clips()
         out["distance"] = run.distance(reference, {**sets, **(others or {})}, "real" if real else None)

@@ -9,14 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from prestissimo import audio
+from prestissimo.data.phrases import caption
 from prestissimo.metrics.clips import ClipSet, LazyClips, audio_files, read_window
 from prestissimo.metrics.prompts import Prompt, wordings_per_tag
 
+if TYPE_CHECKING:
+    from prestissimo.data.captions import Attributes
+
 UNPROMPTED = "unprompted"
+CAPTIONED = "captioned"
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class Job:
     """One clip to generate: its file is ``<name>.flac``.
 
     Attributes:
-        prompt: a prompt of the table; of kind ``unprompted`` where the text is to be left out.
+        prompt: a prompt of the table; of kind ``unprompted`` where the text is to be left out, ``captioned``
+            where it is the caption of real music, its label that music's track.
         seed: of the noise.
         seconds: length.
     """
@@ -42,11 +50,40 @@ class Job:
         return self.prompt.kind == UNPROMPTED
 
 
-def plan(prompts: Sequence[Prompt], *, quick: bool = False, seed: int = 0) -> list[Job]:
-    """The clips that an evaluation needs.
+class Captions(Protocol):
+    """What is asked of captions: :class:`prestissimo.data.captions.CaptionStore` has it."""
+
+    def __contains__(self, track_id: object) -> bool: ...
+    def window(self, track_id: str, start_s: float, seconds: float) -> Attributes: ...
+
+
+def captioned(real: ClipSet, captions: Captions, *, seed: int = 0) -> list[Job]:
+    """One job for each real clip whose track has captions: its caption as the prompt, at its length.
+
+    How far the generated set lies from music is then a matter of the model, not of what it was asked for.
+    Raises ValueError where ``real`` does not say where its clips begin.
+    """
+    if len(real.starts) != len(real):
+        raise ValueError("real must know where its clips begin: see stored_clips")
+    jobs = []
+    for i, (track, start) in enumerate(zip(real.tracks, real.starts, strict=True)):
+        if track in captions:
+            seconds = real.clips[i].shape[1] / real.sample_rate
+            about = captions.window(track, start / real.sample_rate, seconds)
+            text = caption(about, np.random.default_rng((seed, i)))
+            name = f"{CAPTIONED}-{seconds:g}-{i:03d}".replace(".", "-")
+            jobs.append(Job(Prompt(name, CAPTIONED, track, "", 0.0, text), seed + i, seconds))
+    return jobs
+
+
+def plan(
+    prompts: Sequence[Prompt], *, quick: bool = False, seed: int = 0, long_tags: bool = True
+) -> list[Job]:
+    """The clips that an evaluation needs of a model.
 
     Quick: 10 wordings of each tag, 6 s. Full: every wording of each tag with 3 seeds at 6 s; every tempo at
-    12 s; both of every pair with one seed at 6 s; 100 without text at 6 s; 12 wordings of each tag at 32 s.
+    12 s; both of every pair with one seed at 6 s; 100 without text at 6 s; with ``long_tags`` 12 wordings of
+    each tag at 32 s, which :func:`captioned` makes needless.
     """
     tagged = [p for p in prompts if p.kind == "tag"]
     if quick:
@@ -57,7 +94,7 @@ def plan(prompts: Sequence[Prompt], *, quick: bool = False, seed: int = 0) -> li
         *(Job(p, seed, 12.0) for p in prompts if p.kind == "tempo"),
         *(Job(p, seed, 6.0) for p in prompts if p.kind == "pair"),
         *(Job(p, seed + i, 6.0) for i, p in enumerate(bare)),
-        *(Job(p, seed, 32.0) for p in wordings_per_tag(tagged, 12)),
+        *(Job(p, seed, 32.0) for p in wordings_per_tag(tagged, 12) if long_tags),
     ]
 
 
@@ -122,9 +159,12 @@ class Generated:
         )
 
     def clips(self) -> ClipSet:
-        """As a set whose groups are the prompts."""
+        """As a set whose groups are the prompts; of captions, the tracks that they speak of."""
         readers = [partial(read_window, f, sample_rate=self.sample_rate) for f in self.files]
-        names = [p.id if p else f.stem for p, f in zip(self.prompts, self.files, strict=True)]
+        names = [
+            f.stem if p is None else p.label if p.kind == CAPTIONED else p.id
+            for p, f in zip(self.prompts, self.files, strict=True)
+        ]
         return ClipSet(LazyClips(readers), names, self.sample_rate)
 
 
