@@ -65,14 +65,22 @@ inline Vec log_one_plus(Vec t) {
   return fma(p * z2, twice, twice);
 }
 
-// 1 / (1 + e^-x), the quotient always of numbers in [0, 2], so that no infinity meets another; and its derivative
-// s (1 - s). Neither cancels.
+// e = e^-|x| in [0, 1] and d = 1 / (1 + e), so that no infinity meets another.
+struct SigmoidTerms {
+  Vec e, d;
+};
+inline SigmoidTerms sigmoid_terms(Vec x) {
+  const Vec e = exp(zero() - magnitude(x));
+  return {e, reciprocal(broadcast(1.0f) + e)};
+}
+
+// 1 / (1 + e^-x) and its derivative s (1 - s). Neither cancels.
 struct SigmoidAndSlope {
   Vec value, slope;
 };
 inline SigmoidAndSlope sigmoid_and_slope(Vec x) {
-  const Vec e = exp(zero() - magnitude(x)), one = broadcast(1.0f), d = reciprocal(one + e);
-  return {select(less(x, zero()), e, one) * d, e * d * d};
+  const SigmoidTerms t = sigmoid_terms(x);
+  return {select(less(x, zero()), t.e, broadcast(1.0f)) * t.d, t.e * t.d * t.d};
 }
 inline Vec sigmoid(Vec x) { return sigmoid_and_slope(x).value; }
 

@@ -26,9 +26,10 @@ struct Sigmoid {
   ValueAndSlope operator()(Vec u) const { return sigmoid_and_slope(u); }
   // -e / (1 + e) from 0 on, e / (1 + e) below: neither cancels, and minus infinity has 0.
   Residue residue(Vec u) const {
-    const Vec e = exp(zero() - magnitude(u)), d = reciprocal(broadcast(1.0f) + e), ed = e * d;
+    const SigmoidTerms t = sigmoid_terms(u);
+    const Vec ed = t.e * t.d;
     const Mask below = less(u, zero());
-    return {select(below, ed, zero() - ed), ed * d, below};
+    return {select(below, ed, zero() - ed), ed * t.d, below};
   }
   // The result itself, once a score: a division errs less than the reciprocal of the sums.
   Vec value(Vec u) const {
