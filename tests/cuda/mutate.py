@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from . import toolchain
 from .devices import HostDevice, PtxDevice
 from .equivalent import why_equivalent
@@ -122,42 +120,50 @@ def mutants(module: Module) -> Iterator[Mutant]:
                     yield Mutant(kernel, kind, ins.line, ins.text + ";", new)
 
 
-@dataclass
-class Baseline:
-    """Undamaged runs: which kernels each case launches and which instructions ever run."""
-
-    cases: dict[str, list[Any]]  # by kernel, quickest first
-    executed: dict[str, set[int]]  # by kernel, line numbers
+# By kernel and line: the cases that run this instruction, quickest first. To the others its damage makes no difference.
+Baseline = dict[tuple[str, int], list[Any]]
 
 
 def baseline(op: str, module: Module, planner: HostDevice) -> Baseline:
-    times: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
-    hits: dict[str, np.ndarray] = {}
+    """Of undamaged runs."""
+    times: dict[tuple[str, int], list[tuple[float, int]]] = collections.defaultdict(list)
     cases = [*cases_of(op).CASES, *getattr(cases_of(op), "FAR_CASES", ())]
     for k, case in enumerate(cases):
         device, start = PtxDevice(module), time.perf_counter()
         outcome = cases_of(op).run(case, device, planner)
         if not outcome.clean:
             raise RuntimeError(f"{case} fails without any damage:\n{outcome}")
+        spent = time.perf_counter() - start
         for kernel, counts in device.machine.statistics.executed.items():
-            times[kernel].append((time.perf_counter() - start, k))
-            hits[kernel] = hits.get(kernel, 0) + counts
-    lines = {
-        kernel: {i.line for i, n in zip(module.kernel(kernel).instructions, counts, strict=True) if n}
-        for kernel, counts in hits.items()
-    }
-    return Baseline({kernel: [cases[k] for _, k in sorted(t)] for kernel, t in times.items()}, lines)
+            code = module.kernel(kernel).instructions
+            for line in {i.line for i, n in zip(code, counts, strict=True) if n}:
+                times[kernel, line].append((spent, k))
+    return {place: [cases[k] for _, k in sorted(t)] for place, t in times.items()}
+
+
+class NoticedError(Exception):
+    """A checker found something: the rest of the case need not run."""
+
+
+class FirstFinding(PtxDevice):
+    def launch(self, *arguments: Any, **rest: Any) -> list[str]:
+        if super().launch(*arguments, **rest):
+            raise NoticedError
+        return []
 
 
 def verdict(op: str, module: Module, mutant: Mutant, base: Baseline, planner: HostDevice) -> str:
     """How the mutant was noticed, or survived."""
     damaged = module.with_statement(mutant.line, mutant.old, mutant.new)
-    for case in base.cases[mutant.kernel]:
+    damaged.kernel(
+        mutant.kernel
+    ).understood = True  # all but the damage is: it need not be compiled to see that
+    for case in base[mutant.kernel, mutant.line]:
         try:
-            outcome = cases_of(op).run(case, PtxDevice(damaged, Options(max_steps=STEPS)), planner)
+            outcome = cases_of(op).run(case, FirstFinding(damaged, Options(max_steps=STEPS)), planner)
         except PtxError:
             return "not PTX"
-        if outcome.findings:
+        except NoticedError:
             return "checker"
         if outcome.wrong:
             return "result"
@@ -170,7 +176,7 @@ def draw(module: Module, base: Baseline, count: int, seed: int) -> tuple[list[Mu
     everything = 0
     for m in mutants(module):
         everything += 1
-        if m.line in base.executed.get(m.kernel, ()):
+        if (m.kernel, m.line) in base:
             by_kind[m.kind].append(m)
     rng = random.Random(seed)
     for pool in by_kind.values():
