@@ -250,6 +250,10 @@ def test_arguments(code: str, old: str, new: str, holds: bool) -> None:
 
 def test_what_a_kernel_stores() -> None:
     assert all(map(stores_16_bits, ("snake_rows_f16_x8", "quantize_bf16_x8", "relaxed_topk_backward_f16")))
-    assert not any(
-        map(stores_16_bits, ("snake_rows_f32_x4", "gated_residual_rows_f32_f16_x1", "info_nce_total"))
+    floats = (
+        "snake_rows_f32_x4",
+        "gated_residual_rows_f32_f16_x1",
+        "info_nce_total",
+        "info_nce_tiles_bf16",
     )
+    assert not any(map(stores_16_bits, floats))
