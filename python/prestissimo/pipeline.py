@@ -17,7 +17,6 @@ from torch import Tensor
 
 from prestissimo import ops
 from prestissimo.engines import ENGINES, Engine
-from prestissimo.keys import OPEN, key_in, key_number
 from prestissimo.models.config import ModelConfig, bundled_models, load_model
 from prestissimo.nn import DiT, MelCodec, TextContext, TextEncoder, pack_linears, plain_linears
 from prestissimo.request import Request, per_item, seeds_for, tempo_in
@@ -114,19 +113,16 @@ class Pipeline:
         return self._threads or torch.get_num_threads()
 
     def resolve(self, request: Request) -> Request:
-        """The request with this model's defaults and what its prompt names of tempo and key, if the model takes them.
+        """The request with this model's defaults and the tempo that its prompt names, if the model takes one.
 
         Raises ValueError for what the model cannot do.
         """
         sampling = self.config.sampling
-        known = self.dit.config.conditions
-        for argument, condition in (("bpm", "tempo"), ("key", "key")):
-            if getattr(request, argument) is not None and condition not in known:
-                raise ValueError(f"{argument}: the model {self.name!r} takes no {condition}")
-        if request.bpm is None and "tempo" in known:
+        takes_tempo = "tempo" in self.dit.config.conditions
+        if request.bpm is not None and not takes_tempo:
+            raise ValueError(f"bpm: the model {self.name!r} takes no tempo")
+        if request.bpm is None and takes_tempo:
             request = replace(request, bpm=tempo_in(request.prompt))
-        if request.key is None and "key" in known:
-            request = replace(request, key=key_in(request.prompt))
         return request.resolved(
             steps=sampling.steps,
             guidance=sampling.guidance,
@@ -150,19 +146,18 @@ class Pipeline:
         init_audio: Any = None,
         init_strength: float = 0.7,
         bpm: float | Sequence[float | None] | None = None,
-        key: str | Sequence[str | None] | None = None,
         output_type: str = "audio",
         callback_on_step_end: EndOfStep | None = None,
     ) -> Tensor | list[Tensor]:
         """Music for one prompt or several.
 
-        seconds (without: 12, or the length of init_audio), negative_prompt, bpm, key, seed and generator: one for all,
-        or one per item (per prompt for the first four). One seed for several items counts up: seed, seed + 1,
+        seconds (without: 12, or the length of init_audio), negative_prompt, bpm, seed and generator: one for all,
+        or one per item (per prompt for the first three). One seed for several items counts up: seed, seed + 1,
         ...; without seed and generator it is random. latents: unit-variance starting noise, (C, T) or (B, C, T),
-        in place of the seed's. bpm, key: tempo and key ("E flat major", "F# minor", "minor"), in place of those that
-        the prompt names. init_audio: (2, N) at `sample_rate` to start from, left the further the nearer init_strength
-        is to 1. callback_on_step_end: `f(pipe, step, sigma, {"latents": x})`; "latents" in a dictionary that it
-        returns replaces x, and an exception from it ends the run.
+        in place of the seed's. bpm: tempo, in place of one that the prompt names. init_audio: (2, N) at
+        `sample_rate` to start from, left the further the nearer init_strength is to 1. callback_on_step_end:
+        `f(pipe, step, sigma, {"latents": x})`; "latents" in a dictionary that it returns replaces x, and an
+        exception from it ends the run.
 
         Returns float32 (2, N) in the range of about [-1, 1], N = round(seconds * sample_rate), or with
         output_type "latent" (C, T); a list of them, prompt by prompt, unless prompt is a string and
@@ -184,7 +179,6 @@ class Pipeline:
         lengths = per_item("seconds", seconds, len(prompts))
         negatives = per_item("negative_prompt", negative_prompt, len(prompts))
         tempi = per_item("bpm", bpm, len(prompts))
-        keys = per_item("key", key, len(prompts))
         seeds = seeds_for(seed, generator, count)
         requests = [
             self.resolve(
@@ -198,7 +192,6 @@ class Pipeline:
                     sampler=sampler,
                     init_strength=init_strength,
                     bpm=tempi[i // each],
-                    key=keys[i // each],
                 )
             )
             for i in range(count)
@@ -323,8 +316,8 @@ class Pipeline:
                 log.warning("negative_prompt has no effect where guidance_scale is 1")
             return conditional
         away = self._context(request.negative_prompt) if request.negative_prompt else self.dit.null_context()
-        # Guidance is away from no tempo and no key too, so that it strengthens the beat as it does the text.
-        unsaid = {**wanted, **self._music(None, None, request)}
+        # Guidance is away from no tempo too, so that it strengthens the beat as it does the text.
+        unsaid = {**wanted, **self._tempo(None, request)}
         stacked = {name: torch.cat([wanted[name], unsaid[name]]) for name in wanted}
         both = self.engine.prepare(self.dit, TextContext.cat([context, away]), stacked, *trained)
         return classifier_free(
@@ -334,20 +327,15 @@ class Pipeline:
     def _conditions(self, request: Request) -> dict[str, Tensor]:
         """All conditions but the noise level, of one item."""
         seconds = torch.tensor([request.seconds], device=self.device)
-        return {"seconds": seconds, **self._music(request.bpm, request.key, request)}
+        return {"seconds": seconds, **self._tempo(request.bpm, request)}
 
-    def _music(self, bpm: float | None, key: str | None, request: Request) -> dict[str, Tensor]:
-        """tempo and key (1,) and the beat of every latent (1, T), from beat 0 at the start, as far as the model knows
-        them."""
+    def _tempo(self, bpm: float | None, request: Request) -> dict[str, Tensor]:
+        """tempo (1,) and the beat of every latent (1, T), from beat 0 at the start, as far as the model knows them."""
         config, (_, T) = self.codec.config, self._shape(request)
         seconds = torch.arange(T, device=self.device) * (config.hop / config.sample_rate)
         tempo = torch.full((1,), bpm or 0.0, device=self.device)
         beats = (seconds * (bpm / 60 if bpm else float("nan")))[None]
-        known = {
-            "tempo": tempo,
-            "beats": beats,
-            "key": torch.full((1,), OPEN if key is None else key_number(key), device=self.device),
-        }
+        known = {"tempo": tempo, "beats": beats}
         return {name: value for name, value in known.items() if name in self.dit.config.conditions}
 
     def _encoded(self, audio: Tensor, samples: int) -> Tensor:

@@ -10,8 +10,6 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prestissimo.keys import key_name, key_number
-
 __all__ = ["MAX_PROMPT_CHARACTERS", "MAX_STEPS", "Request", "item_seeds", "per_item", "seeds_for", "tempo_in"]
 
 MAX_PROMPT_CHARACTERS = 2000
@@ -55,8 +53,7 @@ class Request:
     seconds: length; steps: sampling steps; guidance: classifier-free guidance scale w, D = D_neg + w (D_pos -
     D_neg), 1 for none; seed: key of the noise, 0 <= seed < 2^63; init_strength: 0 < s <= 1, the share of the
     schedule that the initial audio is put through, 1 starting from noise that drowns it; bpm: tempo in beats per
-    minute, 30 to 300, the first beat at the start; key: such as "A minor", or the mode alone, kept in the form of
-    `prestissimo.keys`; None, for both: what the prompt says, if anything.
+    minute, 30 to 300, the first beat at the start; None: what the prompt says, if anything.
 
     The constructor raises TypeError or ValueError naming the field.
     """
@@ -70,7 +67,6 @@ class Request:
     sampler: str | None = None
     init_strength: float = 0.7
     bpm: float | None = None
-    key: str | None = None
 
     def __post_init__(self) -> None:
         if not _text(self.prompt, "prompt").strip():
@@ -94,8 +90,6 @@ class Request:
             object.__setattr__(self, "bpm", _number(self.bpm, "bpm"))
             if not SLOWEST <= self.bpm <= FASTEST:
                 raise ValueError(f"bpm must be {SLOWEST:g} to {FASTEST:g}, got {self.bpm:g}")
-        if self.key is not None:
-            object.__setattr__(self, "key", key_name(key_number(self.key)))
 
     def resolved(
         self, *, steps: int, guidance: float, sampler: str, samplers: tuple[str, ...], max_seconds: float

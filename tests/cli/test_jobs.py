@@ -30,14 +30,13 @@ def test_text_files_hold_one_prompt_a_line(tmp_path):
 def test_csv_files_set_any_field_of_a_row(tmp_path):
     file = tmp_path / "prompts.csv"
     file.write_text(
-        'Prompt,seconds,seed,guidance,strength,bpm,key\n"calm, slow piano",7.5,3,,,,\ntechno,,,2.5,0.4,128,f# minor\n'
+        'Prompt,seconds,seed,guidance,strength,bpm\n"calm, slow piano",7.5,3,,,\ntechno,,,2.5,0.4,128\n'
     )
     jobs = plan(read_prompts(file), {"guidance": 4.0, "seconds": 12.0}, seed=100, output=f"{tmp_path}/")
     first, second = (job.request for job in jobs)
     assert (first.prompt, first.seconds, first.seed, first.guidance) == ("calm, slow piano", 7.5, 3, 4.0)
     assert (second.seconds, second.seed, second.guidance, second.init_strength) == (12.0, 101, 2.5, 0.4)
     assert (first.bpm, second.bpm) == (None, 128.0)
-    assert (first.key, second.key) == (None, "F sharp minor")
 
 
 def test_a_folder_is_made_where_the_name_says_that_it_is_one(tmp_path):

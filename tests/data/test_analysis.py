@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from prestissimo.data.analysis import (
+    KEYS,
     WINDOW_SAMPLES,
     band_strengths,
     estimate_key,
@@ -73,7 +74,7 @@ def test_key_of_cadences(tonic, minor):
     degrees = [(root, minor), (root + 5, minor), (root + 7, False), (root, minor)]
     audio = np.stack([chords(degrees * 2, 1.5)] * 2)
     found = measure(audio, mel_of(audio))[0]
-    assert found.key == tonic + 12 * minor
+    assert (KEYS[found.key % 12], found.key >= 12) == (KEYS[tonic], minor)
     assert found.key_confidence > 0.1
 
 

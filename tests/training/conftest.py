@@ -38,10 +38,6 @@ class FakeCaptions:
         """The fast track is in time; of the calm ones only the tempo is known."""
         return Beats(120.0, (-2 * start) % 1.0) if track_id == "p/fast" else Beats(60.0, float("nan"))
 
-    def key(self, track_id: str, start: float, seconds: float) -> int:
-        """The fast track is in A minor, of the others it is unknown."""
-        return 21 if track_id == "p/fast" else -1
-
 
 def write_latents(folder: Path, frames: int = 200) -> None:
     """What `training.pca.encode_store` leaves: slow sines, one pitch a track, and noise."""

@@ -77,7 +77,6 @@ def test_beats_go_on_at_the_tempo_and_stay_unknown_where_they_are(latents: Path,
         assert torch.equal(batch.beats.isnan(), ~fast[:, None].expand(B, T))
         assert batch.beats[fast].diff(dim=1).numpy() == pytest.approx(2 * 4096 / 44100, abs=1e-4)
         first.update(batch.beats[fast][:, 0].floor().tolist())
-        assert batch.key.tolist() == [21 if f else -1 for f in fast]
     assert first == {0.0, 1.0, 2.0, 3.0}  # any beat of a bar
 
 
@@ -165,10 +164,8 @@ def test_the_share_of_dropped_texts(
     full: list[Tensor] = []
 
     told: list[Tensor] = []
-    keys: list[tuple[Tensor, Tensor]] = []
 
-    def network(model: Any, batch: Any, text: Tensor, mask: Tensor, in_time: Tensor, key: Tensor) -> Any:
-        keys.append((batch.key, key))
+    def network(model: Any, batch: Any, text: Tensor, mask: Tensor, in_time: Tensor) -> Any:
         shown.append(mask)
         told.append(in_time)
         full.append(text_encoder.encode(batch.captions).mask)
@@ -178,7 +175,6 @@ def test_the_share_of_dropped_texts(
     monkeypatch.setattr(dit_module, "_network", network)
     monkeypatch.setattr(dit_module, "train", lambda model, loss_of, *rest: kept.update(loss_of=loss_of))
     settings = replace(config, lengths=replace(LENGTHS, tokens=1600), drop_text=0.25, drop_tempo=0.5)
-    settings = replace(settings, drop_key=0.2, drop_tonic=0.5)
     train_dit(settings, latents, captions, text_encoder, tmp_path)
     for step in range(12):
         kept["loss_of"](step)
@@ -187,12 +183,6 @@ def test_the_share_of_dropped_texts(
     assert float(empty.float().mean()) == pytest.approx(0.25, abs=0.05)
     assert not torch.cat(told)[empty].any()  # a dropped text takes the tempo with it
     assert float(torch.cat(told)[~empty].float().mean()) == pytest.approx(0.5, abs=0.05)
-    known, said = (torch.cat(side) for side in zip(*keys, strict=True))
-    assert (said[empty | (known < 0)] == -1).all()
-    heard = said[~empty & (known == 21)]
-    assert set(heard.tolist()) == {-1, 21, 25}
-    assert float((heard == -1).float().mean()) == pytest.approx(0.2, abs=0.07)
-    assert float((heard == 25).float().mean()) == pytest.approx(0.4, abs=0.08)
     for mask, whole in zip(shown, full, strict=True):
         assert torch.equal(mask[mask.any(1)], whole[mask.any(1)])
 
@@ -223,9 +213,6 @@ class Mortal:
 
     def beats(self, track_id: str, start: float, seconds: float) -> Beats:
         return self.captions.beats(track_id, start, seconds)
-
-    def key(self, track_id: str, start: float, seconds: float) -> int:
-        return self.captions.key(track_id, start, seconds)
 
     def text(self, track_id: str, start: float, seconds: float, rng: np.random.Generator) -> str:
         self.left -= 1

@@ -113,16 +113,13 @@ def test_from_a_data_set_to_music(
     assert train_dit(tiny_model, *start) == 0, capsys.readouterr().err
     assert read_progress(Path("runs/second/state.safetensors"))["step"] == 2
 
-    conditions = 'conditions = ["sigma", "seconds", "tempo", "beats", "key"]'
+    conditions = 'conditions = ["sigma", "seconds", "tempo", "beats"]'
     in_time = DIT.replace("[model]", f"[model]\n{conditions}")
     for i, begin in enumerate(("mine", "runs/dit")):  # whose weights know no tempo
         Path("timed.toml").write_text(in_time.replace("runs/dit", f"runs/timed{i}"))
         timed = ("-c", "timed.toml", "--data", "data", "--init", begin, "--export", "timed")
         assert train_dit(tiny_model, *timed) == 0, capsys.readouterr().err
-    assert prestissimo.load("timed")("calm piano", seconds=0.5, seed=1, bpm=90, key="D minor").shape == (
-        2,
-        22050,
-    )
+    assert prestissimo.load("timed")("calm piano", seconds=0.5, seed=1, bpm=90).shape == (2, 22050)
 
     Path("third.toml").write_text('init = "runs/dit"\n' + DIT.replace("runs/dit", "runs/third"))
     assert train_dit(tiny_model, "-c", "third.toml", "--data", "data") == 0, capsys.readouterr().err

@@ -63,14 +63,6 @@ def generate(
             rich_help_panel=_MUSIC,
         ),
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help='Key, for a model that takes one: "A minor", "E flat major", or "minor" alone.',
-            show_default="what the prompt says",
-            rich_help_panel=_MUSIC,
-        ),
-    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Sampling steps.", show_default="the model's", rich_help_panel=_MUSIC)
     ] = None,
@@ -106,8 +98,8 @@ def generate(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="One prompt a line; or CSV headed prompt, seconds, seed, negative_prompt, bpm, key, "
-            "steps, guidance, sampler, strength.",
+            help="One prompt a line; or CSV headed prompt, seconds, seed, negative_prompt, bpm, steps, "
+            "guidance, sampler, strength.",
             show_default=False,
             rich_help_panel=_SEVERAL,
         ),
@@ -214,7 +206,6 @@ def generate(
         "sampler": sampler,
         "init_strength": strength,
         "bpm": bpm,
-        "key": key,
     }
     todo = jobs.plan(
         rows,
@@ -337,7 +328,6 @@ def _write(pipe: Pipeline, job: Job, made: Generation, settings: dict[str, Any])
         "seed": request.seed,
         "seconds": round(sound.shape[1] / pipe.sample_rate, 6),
         "bpm": request.bpm,
-        "key": request.key,
         "steps": request.steps,
         "guidance": request.guidance,
         "sampler": request.sampler,

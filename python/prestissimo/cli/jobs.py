@@ -48,7 +48,6 @@ _COLUMNS: dict[str, Callable[[str], Any]] = {
     "seed": int,
     "negative_prompt": str,
     "bpm": float,
-    "key": str,
     "steps": int,
     "guidance": float,
     "sampler": str,
@@ -58,8 +57,8 @@ _COLUMNS: dict[str, Callable[[str], Any]] = {
 
 def read_prompts(path: Path) -> list[Row]:
     """A text file of one prompt a line (blank lines and lines that begin with # are skipped), or a CSV file
-    with a header: a `prompt` column and any of seconds, seed, negative_prompt, bpm, key, steps,
-    guidance, sampler, strength.
+    with a header: a `prompt` column and any of seconds, seed, negative_prompt, bpm, steps, guidance,
+    sampler, strength.
 
     Raises OSError, or ValueError with file and line.
     """

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 __all__ = [
+    "KEYS",
     "WINDOW_SAMPLES",
     "Measures",
     "band_strengths",
@@ -28,6 +29,7 @@ WINDOW_SAMPLES = 64 * 4096
 _HOP = 512
 _FPS = 44100 / _HOP
 _WINDOW_FRAMES = WINDOW_SAMPLES // _HOP
+KEYS = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
 
 # Shares of the pitch classes, tonic first: Albrecht and Shanahan, "The use of large corpora to train a new type
 # of key-finding algorithm" (Music Perception 31(1), 2013). On 28 generated clips of known key 19 right, on 66

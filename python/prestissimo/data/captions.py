@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prestissimo.data.analysis import WINDOW_SAMPLES, Measures
+from prestissimo.data.analysis import KEYS, WINDOW_SAMPLES, Measures
 from prestissimo.data.attributes import TAGS, WINDOWS, WindowAttributes, read_windows
 from prestissimo.data.phrases import caption, names_music
 from prestissimo.data.store import FeatureStore, StoredTrack
-from prestissimo.keys import key_name
 
 __all__ = ["Attributes", "CaptionStore", "caption"]
 
@@ -182,4 +181,4 @@ def _key(measures: list[Measures], weight: np.ndarray) -> str:
     best = int(np.argmax(votes))
     if votes[best] < 0.25 or votes[best] < 0.5 * votes.sum():
         return ""
-    return key_name(best)
+    return f"{KEYS[best % 12]} {'minor' if best >= 12 else 'major'}"

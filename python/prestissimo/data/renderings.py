@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from prestissimo.data import audio as audio_files
-from prestissimo.data.analysis import WINDOW_SAMPLES, measure, window_starts
+from prestissimo.data.analysis import KEYS, WINDOW_SAMPLES, measure, window_starts
 from prestissimo.data.attributes import WindowAttributes
 from prestissimo.data.compose import compose
 from prestissimo.data.manifest import split_of
@@ -19,7 +19,6 @@ from prestissimo.data.packages import PackageError
 from prestissimo.data.render import render
 from prestissimo.data.scores import Score, midi_facts
 from prestissimo.data.store import FeatureStore, FeatureWriter
-from prestissimo.keys import key_number
 
 __all__ = ["PIECES", "Rendering", "add_rendering", "own_pieces", "rendered_windows", "score_pieces"]
 
@@ -52,7 +51,7 @@ def own_pieces(count: int = PIECES) -> Iterator[Rendering]:
     """Our own pieces, seeds 0 ... count - 1. They are dedicated to the public domain (CC0)."""
     for seed in range(count):
         piece = compose(seed)
-        key = key_number(piece.key)
+        key = KEYS.index(piece.key.rsplit(" ", 1)[0]) + (12 if piece.mode == "minor" else 0)
         yield Rendering(
             f"rendered/{seed:04d}-{piece.style.replace(' ', '-')}",
             "rendered",

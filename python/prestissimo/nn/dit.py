@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from prestissimo.nn.attention import CrossAttention, SelfAttention
 from prestissimo.nn.layers import (
-    CLASSES,
     CONDITIONS,
     TIMED,
     BeatEmbedding,
-    ClassEmbedding,
     Kernels,
     ScalarEmbedding,
     SwiGLU,
@@ -35,7 +33,7 @@ class DiTConfig:
 
     latent_channels: C of the latent (B, C, T); latents_per_token: neighbouring latents that share one token;
     ff_inner: inner width of SwiGLU; text_dim: width of the text states; conditions: names out of
-    `layers.CONDITIONS`, `CLASSES` and `TIMED`; features: sines and cosines per scalar condition; norm: "layer" or
+    `layers.CONDITIONS` and `layers.TIMED`; features: sines and cosines per scalar condition; norm: "layer" or
     "rms"; rope_dim: rotated dims of each head (None: all).
     """
 
@@ -74,7 +72,7 @@ class DiTConfig:
             raise ValueError(f"rope_base must be a finite number above 1, got {self.rope_base!r}")
         if self.rope_dim is not None and not (0 < self.rope_dim <= self.head_dim and self.rope_dim % 2 == 0):
             raise ValueError(f"rope_dim must be even and in 2..{self.head_dim}, got {self.rope_dim!r}")
-        known = {*CONDITIONS, *CLASSES, *TIMED}
+        known = {*CONDITIONS, *TIMED}
         if not known.issuperset(self.conditions) or len(set(self.conditions)) != len(self.conditions):
             raise ValueError(f"conditions must be of {sorted(known)}, each once, got {self.conditions}")
 
@@ -180,7 +178,12 @@ class DiT(Kernels):
         self.config = config
         width, token = config.width, config.latent_channels * config.latents_per_token
         self.embed = nn.Linear(token, width)
-        self.conditions = nn.ModuleDict({name: self._embedding(name) for name in config.conditions})
+        self.conditions = nn.ModuleDict(
+            {
+                name: BeatEmbedding(width) if name in TIMED else ScalarEmbedding(name, width, config.features)
+                for name in config.conditions
+            }
+        )
         self.null_text = nn.Parameter(torch.zeros(config.text_dim))
         self.text = nn.Linear(config.text_dim, width)
         self.pooled_text = WideLinear(config.text_dim, width)
@@ -191,13 +194,6 @@ class DiT(Kernels):
         self.out = nn.Linear(width, token)
         self._initialise()
 
-    def _embedding(self, name: str) -> BeatEmbedding | ClassEmbedding | ScalarEmbedding:
-        if name in TIMED:
-            return BeatEmbedding(self.config.width)
-        if name in CLASSES:
-            return ClassEmbedding(name, self.config.width)
-        return ScalarEmbedding(name, self.config.width, self.config.features)
-
     def _initialise(self) -> None:
         """Xavier for the matrices; what ends a branch (modulation, text branch, output) starts at zero."""
         for module in self.modules():
@@ -207,7 +203,7 @@ class DiT(Kernels):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.null_text, std=0.02)
         for embedding in self.conditions.values():
-            nn.init.zeros_(cast(ScalarEmbedding, embedding).linear.weight)
+            nn.init.zeros_(cast("ScalarEmbedding | BeatEmbedding", embedding).linear.weight)
         for block in self.blocks:
             nn.init.zeros_(cast(DiTBlock, block).cross_attention.out.weight)
         for layer in (self.modulation, self.out):
@@ -284,8 +280,7 @@ class DiT(Kernels):
         """Latent x (B, C, T) → (B, C, T) in the dtype of x.
 
         conditions: one tensor (B,) (or scalar) per name of the configuration, in its own unit (σ, seconds, beats
-        per minute, blocks, number of the key); beats: (B, T), the beat that each latent begins on, NaN where it is
-        left open.
+        per minute, blocks); beats: (B, T), the beat that each latent begins on, NaN where that is left open.
         text: states (B, S, text_dim) with text_mask bool (B, S), or a `TextContext`, or None for the null text.
         return_hidden: indices of blocks whose output (B, tokens, width) comes beside the result.
         Raises ValueError for wrong shapes and names.

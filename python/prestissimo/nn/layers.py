@@ -109,8 +109,6 @@ CONDITIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 # Conditions with one value per latent.
 TIMED = frozenset({"beats"})
-# Conditions that are one of so many: an integer from 0, -1 where it is left open. key: see `prestissimo.keys`.
-CLASSES = {"key": 26}
 
 
 class ScalarEmbedding(nn.Module):
@@ -139,21 +137,6 @@ class ScalarEmbedding(nn.Module):
         log_omega = torch.linspace(-math.log(2), math.log(64), n, dtype=u.dtype, device=u.device)
         angle = u[:, None] * log_omega.exp()
         embedded: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1))
-        return embedded
-
-
-class ClassEmbedding(nn.Module):
-    """W's column of the value: (B,) to (B, width); nothing is added for a value that is no class. W starts at zero."""
-
-    def __init__(self, name: str, width: int) -> None:
-        super().__init__()
-        self.linear = WideLinear(CLASSES[name], width, bias=False)
-        nn.init.zeros_(self.linear.weight)
-
-    def forward(self, value: Tensor) -> Tensor:
-        value = value.to(torch.promote_types(value.dtype, torch.float32))
-        classes = torch.arange(self.linear.in_features, dtype=value.dtype, device=value.device)
-        embedded: Tensor = self.linear((value[:, None] == classes).to(value.dtype))
         return embedded
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prestissimo.keys import OPEN
 from prestissimo.models.schema import from_json
 from prestissimo.nn import DiT, DiTConfig, TextEncoder
 from prestissimo.sampling import draw_sigma, edm_loss
@@ -29,9 +28,8 @@ class DiTTraining:
     """Everything that decides a run.
 
     leave_out: packages that it does not hear; drop_text: share of captions replaced by the null text (classifier-free
-    guidance), and with them all else that is said of the music; drop_tempo, drop_key: shares of the others whose tempo
-    or key is left open; drop_tonic: share of the keys of which only the mode is told; p_mean, p_std: of ln sigma;
-    sigma_data: standard deviation of the latents.
+    guidance), and with them all else that is said of the music; drop_tempo: share of the others whose tempo is left
+    open; p_mean, p_std: of ln sigma; sigma_data: standard deviation of the latents.
     """
 
     model: DiTConfig = field(default_factory=lambda: DiTConfig(latent_channels=128))
@@ -40,15 +38,13 @@ class DiTTraining:
     leave_out: tuple[str, ...] = ()
     drop_text: float = 0.12
     drop_tempo: float = 0.4
-    drop_key: float = 0.4
-    drop_tonic: float = 0.3
     p_mean: float = -0.4
     p_std: float = 1.2
     sigma_data: float = 0.5
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("drop_text", "drop_tempo", "drop_key", "drop_tonic"):
+        for name in ("drop_text", "drop_tempo"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not (self.p_std > 0 and self.sigma_data > 0):
@@ -61,15 +57,13 @@ class DiTTraining:
 
 
 def _network(
-    model: DiT, batch: Batch, text: Tensor, mask: Tensor, in_time: Tensor, key: Tensor
+    model: DiT, batch: Batch, text: Tensor, mask: Tensor, in_time: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """in_time: bool (B,), whether the model is told tempo and beats, key: (B,), which key it is told, where its
-    configuration has them."""
+    """in_time: bool (B,), whether the model is told tempo and beats, where its configuration has them."""
     said = {
         "seconds": batch.seconds,
         "tempo": batch.tempo.where(in_time, 0),
         "beats": batch.beats.where(in_time[:, None], math.nan),
-        "key": key,
     }
     conditions = {name: said[name] for name in model.config.conditions if name in said}
 
@@ -132,12 +126,9 @@ def train_dit(
         text, mask = encode(batch.captions)
         keep = torch.rand(len(mask), 1, generator=rng) >= config.drop_text
         in_time = keep[:, 0] & (torch.rand(len(mask), generator=rng) >= config.drop_tempo)
-        in_key = keep[:, 0] & (torch.rand(len(mask), generator=rng) >= config.drop_key)
-        toneless = (batch.key >= 0) & (torch.rand(len(mask), generator=rng) < config.drop_tonic)
-        key = torch.where(toneless, 24 + batch.key // 12, batch.key).where(in_key, OPEN)
         with autocast():
             return edm_loss(
-                _network(model, batch, text, mask & keep, in_time, key),
+                _network(model, batch, text, mask & keep, in_time),
                 batch.latents,
                 sigma,
                 noise,
@@ -152,7 +143,7 @@ def train_dit(
         """The loss at fixed noise levels, windows and noise; `mean` weighs them as training does."""
         assert isinstance(averaged, DiT)
         in_time = torch.ones(len(noise), dtype=torch.bool)
-        network = _network(averaged, validation, validation_text, validation_mask, in_time, validation.key)
+        network = _network(averaged, validation, validation_text, validation_mask, in_time)
         losses, total, weight = {}, 0.0, 0.0
         for s in VALIDATION_SIGMAS:
             sigma = torch.full((len(noise),), s)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from prestissimo.data.beats import BeatGrid, Beats
 from prestissimo.data.captions import CaptionStore, caption
-from prestissimo.keys import OPEN, key_number
 
 from .pca import read_latents
 
@@ -34,9 +33,6 @@ class Captions(Protocol):
 
     def beats(self, track_id: str, start: float, seconds: float) -> Beats:
         """Tempo and phase of the beat in that window, where they are known."""
-
-    def key(self, track_id: str, start: float, seconds: float) -> int:
-        """Number of that window's key (`prestissimo.keys`), -1 where it is unknown."""
 
 
 class StoredCaptions:
@@ -64,24 +60,17 @@ class StoredCaptions:
             return Beats(known.bpm, float("nan"))
         return self._grid.beats(track_id, start, seconds, known.bpm, 0.003 if known.exact else 0.01)
 
-    def key(self, track_id: str, start: float, seconds: float) -> int:
-        """The captions' key."""
-        known = self._store.window(track_id, start, seconds).key
-        return key_number(known) if known else OPEN
-
 
 @dataclass(frozen=True)
 class Batch:
-    """latents (B, C, T) float32; one caption, one length in seconds, one tempo (0: unknown) and one key (-1: unknown)
-    per item; beats (B, T): the beat that each latent begins on, counted from the first or an earlier one of its bar,
-    NaN: unknown."""
+    """latents (B, C, T) float32; one caption, one length in seconds and one tempo (0: unknown) per item; beats
+    (B, T): the beat that each latent begins on, counted from the first or an earlier one of its bar, NaN: unknown."""
 
     latents: Tensor
     captions: list[str]
     seconds: Tensor
     tempo: Tensor
     beats: Tensor
-    key: Tensor
 
 
 @dataclass(frozen=True)
@@ -190,9 +179,7 @@ class LatentWindows:
         tempo = torch.tensor([b.tempo for b in found])
         phase = torch.tensor([b.phase for b in found]) + torch.from_numpy(bars)
         beats = phase[:, None] + tempo[:, None] / 60 * torch.arange(frames) / self.rate
-        key = torch.tensor([self.captions.key(self.ids[i], f / self.rate, seconds) for i, f in places])
-        length = torch.full((len(found),), seconds)
-        return Batch(torch.stack(latents), captions, length, tempo, beats.float(), key)
+        return Batch(torch.stack(latents), captions, torch.full((len(found),), seconds), tempo, beats.float())
 
     def fixed(self, count: int, frames: int) -> Batch:
         """`count` windows evenly spread over the split: the same ones whenever the split is the same."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from prestissimo.data.analysis import KEYS
 from prestissimo.data.compose.harmony import Bar, Harmony, melody, voice_lead
 from prestissimo.data.compose.patterns import ACCOMPANIMENTS, BASS_LINES, NoteList, drums
 from prestissimo.data.compose.styles import PROGRAMS, STYLES, Layer, Style
-from prestissimo.keys import TONICS
 
 __all__ = ["Note", "Part", "Piece", "compose"]
 
@@ -58,7 +58,7 @@ class Piece:
     @property
     def key(self) -> str:
         """Such as "E flat minor"."""
-        return f"{TONICS[self.tonic]} {self.mode}"
+        return f"{KEYS[self.tonic]} {self.mode}"
 
     @property
     def seconds(self) -> float:
