@@ -7,6 +7,7 @@ Every mutant runs the op's cases until one notices. Survivors are printed with t
 seen are argued in mutation.json, one by one, by kernel, line and text (by hand or by equivalent.py's arguments), and
 leave the score, as do mutants of instructions that no case executes (loop remainders that the block sizes never enter)
 and those that are no PTX any more. An op whose PTX has changed is run anew, or named with the reason under "unscored".
+Verdicts are kept beside the builds for as long as PTX, cases and interpreter stay: a long run may be made in slices.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from . import toolchain
 from .devices import HostDevice, PtxDevice
 from .equivalent import why_equivalent
-from .lanes import Builds, cases_of
+from .lanes import Builds, Record, cases_of
 from .ptx import Module, Options, PtxError
 from .toolchain import HERE
 
@@ -222,6 +224,23 @@ def write(unit: str, score: dict[str, Any], used: Sequence[dict[str, Any]]) -> N
     )
 
 
+class Verdicts:
+    """Those of earlier runs under the same fingerprint."""
+
+    def __init__(self, folder: Path, unit: str, fingerprint: str) -> None:
+        self.path, self.fingerprint = folder / f"{unit.replace('/', '-')}.json", fingerprint
+        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.of: dict[str, str] = kept.get("verdicts", {}) if kept.get("fingerprint") == fingerprint else {}
+
+    @staticmethod
+    def name(mutant: Mutant) -> str:
+        return f"{mutant.kernel}:{mutant.line}: {mutant.old} -> {mutant.new}"
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps({"fingerprint": self.fingerprint, "verdicts": self.of}))
+
+
 @dataclass
 class Tally:
     """What became of the mutants that ran, by kind, and the arguments that were used."""
@@ -252,11 +271,16 @@ def try_all(
     """The mutants in their order, until `seconds` of the processor are gone."""
     unit, module, planner = f"{op}/compute_{target}", builds.module(op, target), builds.planner(op)
     argued = {tuple(e[k] for k in NAMED): e for e in read()["equivalent"] if e["of"] == unit}
+    verdicts = Verdicts(toolchain.CACHE / "mutants", unit, Record(builds).fingerprint(f"{op}/ptx-{target}"))
     tally, started = Tally(), time.perf_counter()
     for k, mutant in enumerate(chosen, 1):
         if time.process_time() > seconds:
             break
-        how = verdict(op, module, mutant, base, planner)
+        name = verdicts.name(mutant)
+        if name not in verdicts.of:
+            verdicts.of[name] = verdict(op, module, mutant, base, planner)
+            verdicts.write()
+        how = verdicts.of[name]
         if how == "survived":
             entry = argued.get(tuple(getattr(mutant, name) for name in NAMED)) or argument(
                 unit, module, mutant
