@@ -13,6 +13,8 @@ namespace {
 // there than its snake, its sum with the residual and the way of its 768 bytes from and to the third-level cache.
 constexpr int64_t kPackedAtOnce = int64_t{384} << 10;
 constexpr int64_t kFewestRows = 112;
+// Steps are there twice, as they are made and packed, and so are the residual and y.
+constexpr int64_t kStepsAtOnce = int64_t{128} << 10;
 
 // y = sums * scale + bias + residual, rounded once.
 template <class T>
@@ -174,7 +176,7 @@ class OverSteps {
     blocks_ = !plain_ ? 1 : most < 1 ? lines_ : (lines_ + most - 1) / most;
     at_once_ = most < 2 * lines_ ? 1 : most / lines_;
     kept_ = plain_ && blocks_ == 1 && panels() * panel_bytes(lines_) <= kKeptBytes;
-    const int64_t rows = (kept_ || !plain_ ? kPackedAtOnce : kStepsBytes) / Windows::bytes(1, lines_) / kRows * kRows;
+    const int64_t rows = (kept_ || !plain_ ? kStepsAtOnce : kStepsBytes) / Windows::bytes(1, lines_) / kRows * kRows;
     chunk_ = rows < kFewestRows ? kFewestRows : rows;
   }
 
@@ -190,11 +192,14 @@ class OverSteps {
   bool operator()(int64_t begin, int64_t end, int64_t first_n, int64_t last_n) const {
     const int64_t chunks = (end - begin + chunk_ - 1) / chunk_, most_lines = (lines_ + blocks_ - 1) / blocks_;
     const Scratch laid(plain_ ? panel_bytes(most_lines) * (kept_ ? last_n - first_n : at_once_) : 0);
-    if (!laid.ready()) return false;
+    const int64_t most = (chunk_ < a_.time ? chunk_ : a_.time) + Steps<T>::reach(a_);  // of a sample at once
+    const Scratch memory(most * a_.channels * static_cast<int64_t>(sizeof(T)));
+    if (!laid.ready() || !memory.ready()) return false;
+    Steps<T> made(a_, constants_, memory.as<T>());
     if (kept_) lay({first_n, last_n, 0, lines_, 0, a_.channels}, laid.as<char>());
     for (int64_t i = 0; i < chunks; ++i)
       if (!chunk(begin + i * (end - begin) / chunks, begin + (i + 1) * (end - begin) / chunks, first_n, last_n,
-                 laid.as<char>()))
+                 laid.as<char>(), made))
         return false;
     return true;
   }
@@ -238,17 +243,15 @@ class OverSteps {
       lay_block<T>(weight_, n, block.c0, block.c1, lines * line_steps(dot_), out);
   }
 
-  bool chunk(int64_t begin, int64_t end, int64_t first_n, int64_t last_n, char* laid) const {
-    int64_t steps = 0, panels = 0, most = 0;
+  bool chunk(int64_t begin, int64_t end, int64_t first_n, int64_t last_n, char* laid, Steps<T>& made) const {
+    int64_t steps = 0, panels = 0;
     each_sample(begin, end, [&](int64_t, int64_t, int64_t count, int64_t step, int64_t panel) {
-      const int64_t all = count + Steps<T>::reach(a_);
-      steps = step + all, panels = panel + (count + kRows - 1) / kRows, most = most > all ? most : all;
+      steps = step + count + Steps<T>::reach(a_), panels = panel + (count + kRows - 1) / kRows;
     });
     const int64_t tile_values = kRows * kPanel;
-    const Scratch packed(Windows::bytes(steps, lines_)), sums((blocks_ > 1 ? panels * phases_ : 1) * tile_values * 4),
-        memory(most * a_.channels * static_cast<int64_t>(sizeof(T)));
-    if (!packed.ready() || !sums.ready() || !memory.ready()) return false;
-    pack(begin, end, packed.as<char>(), memory.as<T>());
+    const Scratch packed(Windows::bytes(steps, lines_)), sums((blocks_ > 1 ? panels * phases_ : 1) * tile_values * 4);
+    if (!packed.ready() || !sums.ready()) return false;
+    pack(begin, end, packed.as<char>(), made);
     const int64_t all = (last_n - first_n + at_once_ - 1) / at_once_ * blocks_;
     for (int64_t i = 0; i < all; ++i) {
       const Block now = block_at(first_n, last_n, i), next = block_at(first_n, last_n, i + 1);
@@ -279,11 +282,10 @@ class OverSteps {
     return true;
   }
 
-  void pack(int64_t begin, int64_t end, char* out, T* memory) const {
+  void pack(int64_t begin, int64_t end, char* out, Steps<T>& made) const {
     each_sample(begin, end, [&](int64_t b, int64_t t, int64_t count, int64_t step, int64_t) {
-      Steps<T> steps(a_, constants_, memory);
       const int64_t all = count + Steps<T>::reach(a_);
-      pack_lines(dot_, {steps.meet(b, t, count), a_.dtype, a_.channels, 1}, all, a_.channels,
+      pack_lines(dot_, {made.meet(b, t, count), a_.dtype, a_.channels, 1}, all, a_.channels,
                  out + Windows::bytes(step, lines_));
     });
   }
