@@ -197,7 +197,7 @@ CASES = [
     Case(33, 31, 62, "float16", differential=True, lengths=True, batch=2, pitch=2),
     Case(34, 70, 64, differential=True, window=(20, 9)),
     Case(66, 40, 128, window=(-1, 0)),
-    Case(3, 65, 120, "float16", lengths=True),
+    Case(3, 65, 120, "float16", lengths=True, batch=2),
     Case(5, 37, 128, differential=True, mask=True),
     Case(18, 20, 127, "float16", differential=True, window=(4, -1), heads=(2, 2)),
     Case(6, 35, 128, "float32", mask=True),
