@@ -46,22 +46,22 @@ class Spoken:
 def test_captions_of_real_music_become_prompts(tmp_path: Path) -> None:
     starts = [0, 2 * 44_100, 0]
     real = ClipSet([torch.zeros(2, 3 * 44_100)] * 3, ["p/told", "p/told", "p/untold"], starts=starts)
-    jobs = captioned(real, Spoken(), seed=4)
+    jobs = captioned(real, Spoken(), 3.0, seed=4)
     assert [(job.name, job.seed, job.prompt.label) for job in jobs] == [
         ("captioned-3-000.s4.3s", 4, "p/told"),
         ("captioned-3-001.s5.3s", 5, "p/told"),
     ]
-    assert jobs == captioned(real, Spoken(), seed=4)
+    assert jobs == captioned(real, Spoken(), 3.0, seed=4)
     assert any(
         "piano" in job.prompt.text.lower()
         for seed in range(4)
-        for job in captioned(real, Spoken(), seed=seed)
+        for job in captioned(real, Spoken(), 3.0, seed=seed)
     )
     made = from_jobs(jobs, tmp_path, RATE)
     assert made.clips().tracks == ["p/told", "p/told"]
     assert real.take(2).starts == [0, 0]
     with pytest.raises(ValueError, match="where its clips begin"):
-        captioned(ClipSet(real.clips, real.tracks), Spoken())
+        captioned(ClipSet(real.clips, real.tracks), Spoken(), 3.0)
 
 
 def test_only_missing_clips_are_made_and_loud_ones_turned_down(tmp_path: Path) -> None:

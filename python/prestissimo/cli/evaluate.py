@@ -116,7 +116,12 @@ def evaluate(
     _check_judges()
     store = _store(data)
     output.mkdir(parents=True, exist_ok=True)
-    music = {} if store is None else _stored_music(store, quick)
+    music = {}
+    if store is not None:
+        from rich.console import Console
+
+        with Console(stderr=True, quiet=quiet).status("Choosing windows of the real music"):
+            music = _stored_music(store, quick)
     pipe: Pipeline | None = None
     if audio_dir is None:
         asked = [] if store is None or quick else _captioned(store, music, seed)
@@ -250,7 +255,8 @@ def _captioned(store: FeatureStore, music: dict[str, ClipSet], seed: int) -> lis
     from prestissimo.metrics.generated import captioned
 
     captions = CaptionStore(store)
-    return [job for name in ("real", "long_real") for job in captioned(music[name], captions, seed=seed)]
+    lengths = {"real": _SHORT, "long_real": _LONG}
+    return [job for name, s in lengths.items() for job in captioned(music[name], captions, s, seed=seed)]
 
 
 def _folders_music(

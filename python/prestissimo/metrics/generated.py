@@ -57,8 +57,8 @@ class Captions(Protocol):
     def window(self, track_id: str, start_s: float, seconds: float) -> Attributes: ...
 
 
-def captioned(real: ClipSet, captions: Captions, *, seed: int = 0) -> list[Job]:
-    """One job for each real clip whose track has captions: its caption as the prompt, at its length.
+def captioned(real: ClipSet, captions: Captions, seconds: float, *, seed: int = 0) -> list[Job]:
+    """One job for each real clip of that length whose track has captions: its caption as the prompt.
 
     How far the generated set lies from music is then a matter of the model, not of what it was asked for.
     Raises ValueError where ``real`` does not say where its clips begin.
@@ -68,7 +68,6 @@ def captioned(real: ClipSet, captions: Captions, *, seed: int = 0) -> list[Job]:
     jobs = []
     for i, (track, start) in enumerate(zip(real.tracks, real.starts, strict=True)):
         if track in captions:
-            seconds = real.clips[i].shape[1] / real.sample_rate
             about = captions.window(track, start / real.sample_rate, seconds)
             text = caption(about, np.random.default_rng((seed, i)))
             name = f"{CAPTIONED}-{seconds:g}-{i:03d}".replace(".", "-")
