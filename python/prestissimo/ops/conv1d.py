@@ -249,22 +249,8 @@ def _kernel(
     y = new_empty(x, (x.shape[0], lead + _steps(x, padding, dilation, kernel), out))
     y[:, :lead] = 0
     beside = None if residual is None else time_rows(residual)
-    launch_rows(
-        x,
-        weight,
-        bias,
-        kernel,
-        padding,
-        dilation,
-        packing,
-        out,
-        alpha,
-        beta,
-        log_scale,
-        beside,
-        0,
-        y[:, lead:],
-    )
+    snake = (alpha, beta, log_scale)
+    launch_rows(x, weight, bias, kernel, padding, dilation, packing, out, *snake, beside, 0, y[:, lead:])
     return y.swapaxes(1, 2)
 
 

@@ -231,24 +231,8 @@ def _kernel(
     y = new_empty(x, (x.shape[0], lead + rows * stride, out))
     plain, offset = weight if packing else weight.swapaxes(0, 1), _tiled(bias, stride)
     by_row = y[:, lead:].reshape(x.shape[0], rows, stride * out)  # a view
-    launch_rows(
-        *(
-            x,
-            plain,
-            offset,
-            taps,
-            taps - 1,
-            1,
-            packing,
-            stride * out,
-            alpha,
-            beta,
-            log_scale,
-            None,
-            stride,
-            by_row,
-        )
-    )
+    snake = (alpha, beta, log_scale)
+    launch_rows(x, plain, offset, taps, taps - 1, 1, packing, stride * out, *snake, None, stride, by_row)
     y = y[:, padding : padding + lead + length]
     y[:, :lead] = 0
     return y.swapaxes(1, 2)
