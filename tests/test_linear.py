@@ -62,6 +62,17 @@ def test_a_packed_weight_takes_its_own_size(dtype: str, item: int) -> None:
     assert packed.data.is_contiguous()
 
 
+def test_a_dtype_is_a_name_or_torchs_own() -> None:
+    _, weight, _ = example()
+    named, torchs = (ops.pack_linear(weight, dtype) for dtype in ("int8", torch.int8))
+    assert named.dtype == torchs.dtype
+    assert torch.equal(named.data, torchs.data)
+    with pytest.raises(
+        ValueError, match="pack_linear: dtype must be 'float32', 'bfloat16' or 'int8', got 'float64'"
+    ):
+        ops.pack_linear(weight, torch.float64)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_unpack_gives_the_weight_back(dtype: str) -> None:
     _, weight, _ = example()

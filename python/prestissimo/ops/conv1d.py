@@ -17,6 +17,7 @@ from .snake import snake
 from .time_windows import TimeWindows
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -28,7 +29,7 @@ class PackedConv1d:
     kernel: int
 
 
-def pack_conv1d(weight: Any, dtype: str = "bfloat16") -> PackedConv1d:
+def pack_conv1d(weight: Any, dtype: str | torch.dtype = "bfloat16") -> PackedConv1d:
     """Weight [O, C, K] → the product's weight [O, K·C], packed as `pack_linear` does.
 
     Raises ValueError for a weight that has not three dimensions or an unknown dtype.

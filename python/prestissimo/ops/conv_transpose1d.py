@@ -17,6 +17,7 @@ from .snake import snake
 from .time_windows import TimeWindows
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -29,7 +30,9 @@ class PackedConvTranspose1d:
     kernel: int
 
 
-def pack_conv_transpose1d(weight: Any, stride: int, dtype: str = "bfloat16") -> PackedConvTranspose1d:
+def pack_conv_transpose1d(
+    weight: Any, stride: int, dtype: str | torch.dtype = "bfloat16"
+) -> PackedConvTranspose1d:
     """Weight [C, O, K] (torch) → the product's weight [stride·O, taps·C], packed as `pack_linear` does.
 
     Raises ValueError for a weight that has not three dimensions, a stride below 1 or an unknown dtype.

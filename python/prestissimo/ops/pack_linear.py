@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .registration import Op, _core, expect_shape, launch, new_empty
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 COLUMNS = 32  # kPackedColumns of csrc/ops/pack_linear.h, where the layout is
@@ -57,14 +58,15 @@ class PackedWeight:
 
 
 def pack_linear(
-    weight: Any, dtype: str = "bfloat16", scale: Any = None, layout: str | None = None
+    weight: Any, dtype: str | torch.dtype = "bfloat16", scale: Any = None, layout: str | None = None
 ) -> PackedWeight:
     """Weight [N, K] → panels of 32 rows, values of k in steps of 4 bytes; int8: value = w·127/max|row|, rounded.
 
     Args:
         weight: [N, K], float32, bfloat16 or float16, any strides; or int8 with `scale`. A torch tensor on a GPU is
             packed on the CPU and sent back.
-        dtype: "float32", "bfloat16" or "int8", the type of the products that `linear` will form.
+        dtype: "float32", "bfloat16" or "int8", or torch's dtype of that name: the type of the products that `linear`
+            will form.
         scale: [N] float32, what the rows of an int8 weight are to be multiplied by.
         layout: "panels" (the CPU's) or "rows" (a GPU's); that of the weight's device where absent.
 
@@ -83,6 +85,7 @@ def pack_linear(
     if len(weight.shape) != 2:
         raise ValueError(f"pack_linear: weight must have 2 dimensions, got shape {list(weight.shape)}")
     N, K = weight.shape
+    dtype = str(dtype).removeprefix("torch.")
     if getattr(weight, "is_cuda", False):
         packed = pack_linear(weight.cpu(), dtype, scale if scale is None else scale.cpu(), layout or "rows")
         return replace(packed, data=packed.data.to(weight.device))
