@@ -81,7 +81,7 @@ PRESTISSIMO_DEVICE void attention_dq(const AttentionBackwardParameters& p) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int h = i >> 1, key = begin + t * kKeys + n * 8 + lane % 4 * 2 + (i & 1), query = row + 8 * h;
-            const bool sees = key >= window.begin(query) && key < window.end(query, at.keys) && at.has(key);
+            const bool sees = key >= window.begin(query) && key < window.end(query, at.keys) && at.shows(key);
             w[n][i] = sees ? ptx::ex2_approx(__fmaf_rn(w[n][i], by, -lse[h])) : 0.0f;
             if (pass == 0) {
               total[h] += w[n][i];
@@ -93,7 +93,6 @@ PRESTISSIMO_DEVICE void attention_dq(const AttentionBackwardParameters& p) {
         if (pass == 1) add_rows<T, D, kKeys>(dq, w, k_tile);
         __syncthreads();  // this buffer is free for the tile after next
       }
-      ptx::cp_async_wait<0>();
       if (pass == 1) break;
       const RowFactors factors(p.args, at.b, at.h, s);
 #pragma unroll
@@ -165,7 +164,7 @@ PRESTISSIMO_DEVICE void attention_dkv(const AttentionBackwardParameters& p) {
           for (int i = 0; i < 4; ++i) {
             const int key = row + 8 * (i >> 1), query = first + n * 8 + lane % 4 * 2 + (i & 1);
             const bool sees =
-                query < queries && key >= window.begin(query) && key < window.end(query, at.keys) && at.has(key);
+                query < queries && key >= window.begin(query) && key < window.end(query, at.keys) && at.shows(key);
             const float e = sees ? ptx::ex2_approx(__fmaf_rn(w[n][i], by, -lse[query] * kLog2E)) : 0.0f;
             w[n][i] = sees ? e * factors.inverse[query] : 0.0f;
             dp[n][i] = sees ? w[n][i] * (dp[n][i] - factors.delta[query]) : 0.0f;

@@ -36,7 +36,7 @@ PRESTISSIMO_DEVICE void attend_floats(const AttentionArgs& a, const HeadPlace& a
     const int count = end - j < kWarpSize ? end - j : kWarpSize;
     float score = -INFINITY;
     for (int key = 0; key < count; ++key) {
-      if (!at.has(j + key)) continue;  // alike for the whole warp
+      if (!at.shows(j + key)) continue;  // alike for the whole warp
       float product = 0.0f;
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
@@ -55,7 +55,7 @@ PRESTISSIMO_DEVICE void attend_floats(const AttentionArgs& a, const HeadPlace& a
     for (int i = 0; i < kColumns; ++i) sums.out[i] *= fade;
     for (int key = 0; key < count; ++key) {
       const float of_key = ptx::shuffle(weight, key);
-      if (!at.has(j + key)) continue;
+      if (!at.shows(j + key)) continue;
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
         const int column = lane + i * kWarpSize;

@@ -12,6 +12,7 @@ struct AttentionSums {
   float out[D / 8][4], by[2];
 };
 
+// Behind its last barrier no thread touches `shared`, and no copy is under way.
 template <class T, int D>
 PRESTISSIMO_DEVICE void attend(const AttentionParameters& p, const HeadPlace& at, int softmax, T* shared,
                                AttentionSums<D>& sums) {
@@ -72,7 +73,7 @@ PRESTISSIMO_DEVICE void attend(const AttentionParameters& p, const HeadPlace& at
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int key = j + n * 8 + lane % 4 * 2 + (i & 1), query = row + 8 * (i >> 1);
-          const bool sees = key >= window.begin(query) && key < window.end(query, at.keys) && at.has(key);
+          const bool sees = key >= window.begin(query) && key < window.end(query, at.keys) && at.shows(key);
           seen[i >> 1] |= sees;
           score[n][i] = sees ? score[n][i] : -INFINITY;
         }
@@ -105,7 +106,6 @@ PRESTISSIMO_DEVICE void attend(const AttentionParameters& p, const HeadPlace& at
     add_rows<T, D, kKeys>(sums.out, score, v_tile);
     __syncthreads();  // this buffer is free for the tile after next
   }
-  ptx::cp_async_wait<0>();
   float* const lse = at.lse(a, softmax);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -127,7 +127,6 @@ PRESTISSIMO_DEVICE void attention_tile(const AttentionParameters& p) {
   attend<T, D>(p, at, 0, shared, one);
   if constexpr (kDifferential) {
     AttentionSums<D> two;
-    __syncthreads();
     attend<T, D>(p, at, 1, shared, two);
     if (p.args.y2.data) write(p.args.y2, [&](int n, int i) { return two.out[n][i] * two.by[i >> 1]; });
     write(p.args.y, [&](int n, int i) { return one.out[n][i] * one.by[i >> 1] - two.out[n][i] * two.by[i >> 1]; });

@@ -41,13 +41,14 @@ struct HeadPlace {
     mask = a.mask ? a.mask + b * a.mask_stride : nullptr;
   }
 
-  PRESTISSIMO_DEVICE bool has(int key) const { return key < keys && (!mask || mask[key]); }
+  PRESTISSIMO_DEVICE bool shows(int key) const { return !mask || mask[key]; }  // a key below `keys`
+  PRESTISSIMO_DEVICE bool has(int key) const { return key < keys && shows(key); }
   PRESTISSIMO_DEVICE float* lse(const AttentionArgs& a, int softmax) const {
     return a.lse ? a.lse + ((softmax * a.batch + b) * a.heads + h) * a.queries : nullptr;
   }
 };
 
-// Keys begin <= j < end that query i sees but for the mask.
+// Keys begin <= j < end <= keys that query i sees but for the mask.
 struct KeyWindow {
   int left, right;
 

@@ -18,18 +18,18 @@ struct AttentionShape {
 template <int D, class T, class Has>
 PRESTISSIMO_DEVICE void copy_tile(T* to, const T* from, int64_t stride, int first, int rows, int head_dim, bool aligned,
                                   Has has) {
-  constexpr int kChunks = D / 8;
-  for (int i = threadIdx.x; i < rows * kChunks; i += kAttendThreads) {
-    const int row = first + i / kChunks, column = i % kChunks * 8;
-    T* const there = to + i / kChunks * AttentionShape<D>::kPitch + column;
-    const bool inside = column < head_dim && has(row);
-    const T* const here = from + (inside ? row * stride + column : 0);
+  constexpr uint32_t kChunks = D / 8;
+  for (uint32_t i = threadIdx.x; i < rows * kChunks; i += kAttendThreads) {
+    const int line = static_cast<int>(i / kChunks), column = static_cast<int>(i % kChunks) * 8, row = first + line;
+    T* const there = to + line * AttentionShape<D>::kPitch + column;
+    const int inside = has(row) ? head_dim - column : 0;  // values that there are
+    const T* const here = from + (inside > 0 ? row * stride + column : 0);
     if (aligned) {
-      ptx::cp_async_16(there, here, inside);
+      ptx::cp_async_16(there, here, inside > 0);
     } else {
       Packet<T> packet;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) packet.lane[j] = inside && column + j < head_dim ? here[j] : from_float<T>(0.0f);
+      for (int j = 0; j < 8; ++j) packet.lane[j] = j < inside ? here[j] : from_float<T>(0.0f);
       *reinterpret_cast<uint4*>(there) = packet.raw;
     }
   }
@@ -115,21 +115,20 @@ PRESTISSIMO_DEVICE void clear(float (&out)[D / 8][4]) {
 template <class T, int D, class Value>
 PRESTISSIMO_DEVICE void write_rows(const AttentionArgs& a, bool pairs, const HeadsOutput& y, int64_t b, int64_t h,
                                    int row, int64_t rows, Value value) {
-  const int lane = threadIdx.x % kWarpSize, head_dim = static_cast<int>(a.head_dim);
+  const int lane = threadIdx.x % kWarpSize, column = lane % 4 * 2, inside = static_cast<int>(a.head_dim) - column;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int t = row + half * 8 + lane / 4;
     if (t >= rows) continue;
-    T* const to = row_of_head<T>(y, b, t, h);
+    T* const to = row_of_head<T>(y, b, t, h) + column;
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {
-      const int column = n * 8 + lane % 4 * 2;
       const float low = value(n, 2 * half), high = value(n, 2 * half + 1);
       if (pairs) {
-        if (column < head_dim) *reinterpret_cast<uint32_t*>(to + column) = join<T>(low, high);
+        if (n * 8 < inside) *reinterpret_cast<uint32_t*>(to + n * 8) = join<T>(low, high);
       } else {
-        if (column < head_dim) to[column] = from_float<T>(low);
-        if (column + 1 < head_dim) to[column + 1] = from_float<T>(high);
+        if (n * 8 < inside) to[n * 8] = from_float<T>(low);
+        if (n * 8 + 1 < inside) to[n * 8 + 1] = from_float<T>(high);
       }
     }
   }

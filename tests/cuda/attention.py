@@ -75,16 +75,29 @@ class Case:
     mask: bool = False
     lengths: bool = False
     differential: bool = False
-    misalign: int = 0  # elements that q lies off its alignment
+    misalign: int = 0  # elements that q and y lie off their alignment
     pitch: int = 0  # elements between the heads of k beyond their own
-    save: bool = True  # what the backward needs; and in 16 bits the backward runs
+    sharp: bool = False  # a query weighs one key alone: e^(the distance of its scores) overflows
+    save: bool = True  # what the backward needs
+    backward: bool = True  # in 16 bits
 
     def __str__(self) -> str:
         words = [f"{self.batch}x{self.queries}x{self.keys}x{self.heads[0]}:{self.heads[1]}x{self.head_dim}"]
         words += [self.dtype] + [f"window{self.window[0]}:{self.window[1]}"] * (self.window != (-1, -1))
         words += ["mask"] * self.mask + ["lengths"] * self.lengths + ["differential"] * self.differential
         words += ["misaligned"] * bool(self.misalign) + ["pitched"] * bool(self.pitch)
+        words += ["sharp"] * self.sharp + ["forward"] * (self.save and not self.backward)
         return "-".join(words + ["inference"] * (not self.save))
+
+
+def _retrieve(q: torch.Tensor, k: torch.Tensor, first: int, dtype: torch.dtype) -> None:
+    """Keys of one length, and of each query the multiple of its own key: no other has a score as large. The keys of
+    eight queries in turn lie in eight fragments and all places of one."""
+    group, rows = q.shape[2] // k.shape[2], torch.arange(q.shape[1])
+    k *= k.shape[3] ** 0.5 / k.norm(dim=-1, keepdim=True)
+    k[:] = k.to(dtype).double()
+    own = (first + rows % 8 * 8 + rows * 3 % 8) % k.shape[1]
+    q[:] = (32 * k[:, own].repeat_interleave(group, 2)).to(dtype).double()
 
 
 def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
@@ -94,9 +107,13 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     q, k, v = (inputs(rng, (B, n, h, D), dtype, m) for n, h, m in ((T, H, 0.1), (S, Hk, -0.1), (S, Hk, 0.4)))
     q2, k2 = (inputs(rng, (B, n, h, D), dtype, 0.2) for n, h in ((T, H), (S, Hk)))
     mask = torch.from_numpy(rng.random((B, S)) < 0.6) if case.mask else None
-    lengths = torch.from_numpy(rng.integers(0, S + 2, B)) if case.lengths else None
-    if lengths is not None:
-        lengths[-1] = 0  # a sample whose queries see nothing
+    # the last sample's queries see nothing: it has no key, or tiles of keys that are all masked
+    if mask is not None and B > 1:
+        mask[-1] = False
+    lengths = torch.tensor([S + 1, S - 2, 0][-B:]) if case.lengths else None
+    if case.sharp:
+        _retrieve(q, k, 0, dtype)
+        _retrieve(q2, k2, 25, dtype)
 
     def view(values: torch.Tensor, pitch: int = 0, misalign: int = 0) -> Heads:
         rows, heads = values.shape[1:3]
@@ -106,7 +123,8 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
         return Heads(buffer.address, rows * heads * (D + pitch), heads * (D + pitch), D + pitch)
 
     def output(rows: int = T, heads: int = H) -> tuple[Buffer, Heads]:
-        buffer = Buffer.empty(device, B * rows * heads * D * dtype.itemsize)
+        size = B * rows * heads * D * dtype.itemsize
+        buffer = Buffer(device, device.allocate(size, None, case.misalign * dtype.itemsize), size)
         return buffer, Heads(buffer.address, rows * heads * D, heads * D, D)
 
     softmaxes = 1 + case.differential
@@ -150,7 +168,8 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
         arrays = (q.to(kind), k.to(kind), v.to(kind), *second)
         return op._reference(*arrays, mask, lengths, case.window, None)
 
-    (exact_y, exact_lse, exact_y2), (same_y, same_lse, same_y2) = reference(torch.float64), reference(dtype)
+    (exact_y, exact_lse, exact_y2), (same_y, _, same_y2) = reference(torch.float64), reference(dtype)
+    same_lse = reference(torch.float32)[1]  # scores are float32, whatever the dtype
     got = {"y": y.tensor(dtype, (B, T, H, D))}
     wrong = compare("y", got["y"], exact_y, same_y)
     if case.save:
@@ -163,7 +182,7 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
         if case.differential:
             got["y2"] = y2.tensor(dtype, (B, T, H, D))
             wrong += compare("y2", got["y2"], exact_y2, same_y2)
-    if not case.save or case.dtype == "float32":
+    if not case.save or not case.backward or case.dtype == "float32":
         return Outcome(findings, wrong, got)
 
     dy = inputs(rng, (B, T, H, D), dtype, 0.3)
@@ -185,23 +204,39 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     return Outcome(findings, wrong, got)
 
 
+def _on_tensor_cores(dtype: str, two: bool, keys: int, *head_dims: int) -> list[Case]:
+    """Of one kernel, three head dims. A window about more than a block of queries, whose ends fall on every column of a
+    tile, over three tiles, so that both buffers are filled anew; a mask, where nothing is aligned; scores far apart.
+    Gradients of two softmaxes come with the first, of one with the second."""
+    windowed, off, far = head_dims
+    window, half, of_heads = (2, keys // 2), keys // 2 + 5, (1 if two else 2, 1)
+    return [
+        Case(66, keys, windowed, dtype, 2, (1, 1), window, False, True, two, pitch=8, backward=two),
+        Case(9, half, off, dtype, 2, of_heads, mask=True, differential=two, misalign=1, backward=not two),
+        Case(16, 64, far, dtype, differential=two, sharp=True, backward=False),
+    ]
+
+
 # A block has 64 queries, a tile 64 keys (32 above head dim 64), a fragment 16 rows and 8 columns; a warp of the float32
-# kernel 32 keys.
+# kernel 32 keys. Head dims differ: each ends elsewhere in the fragments.
 CASES = [
+    Case(1, 1, 1),
     Case(1, 1, 8),
-    Case(17, 33, 64, lengths=True, batch=2, heads=(2, 1)),
-    Case(65, 70, 64, window=(3, 2), save=False),
-    Case(20, 130, 40, mask=True),
-    Case(9, 15, 57, mask=True, misalign=1),
-    Case(16, 66, 64, "float16", mask=True),
-    Case(33, 31, 62, "float16", differential=True, lengths=True, batch=2, pitch=2),
-    Case(34, 70, 64, differential=True, window=(20, 9)),
-    Case(66, 40, 128, window=(-1, 0)),
-    Case(3, 65, 120, "float16", lengths=True, batch=2),
-    Case(5, 37, 128, differential=True, mask=True),
-    Case(18, 20, 127, "float16", differential=True, window=(4, -1), heads=(2, 2)),
+    Case(2, 3, 65),
+    Case(1, 1, 2, "float16"),
+    Case(3, 2, 66, "float16"),
+    Case(40, 20, 100, window=(-1, 0)),
+    *_on_tensor_cores("bfloat16", False, 132, 64, 63, 40),
+    *_on_tensor_cores("bfloat16", True, 132, 48, 58, 16),
+    *_on_tensor_cores("bfloat16", False, 70, 128, 125, 104),
+    *_on_tensor_cores("bfloat16", True, 70, 112, 124, 80),
+    *_on_tensor_cores("float16", False, 132, 56, 60, 32),
+    *_on_tensor_cores("float16", True, 132, 40, 61, 24),
+    *_on_tensor_cores("float16", False, 70, 120, 126, 96),
+    *_on_tensor_cores("float16", True, 70, 104, 121, 88),
     Case(6, 35, 128, "float32", mask=True),
     Case(5, 40, 33, "float32", lengths=True, batch=2, heads=(2, 1), window=(30, 3)),
     Case(4, 33, 125, "float32", differential=True),
-    Case(9, 12, 7, "float32", differential=True, heads=(2, 2), window=(2, 1), save=False),
+    Case(9, 12, 7, "float32", differential=True, batch=2, heads=(4, 2), window=(2, 1), save=False),
+    Case(16, 64, 72, "float32", differential=True, sharp=True),
 ]
