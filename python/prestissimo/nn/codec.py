@@ -132,7 +132,7 @@ class MelCodec(Kernels):
         if audio.ndim != 3 or audio.shape[1] != 2 or audio.shape[2] < 1:
             raise ValueError(f"audio must be (B, 2, N) with N >= 1, got {tuple(audio.shape)}")
         missing = -audio.shape[2] % self.config.hop
-        return self.encode_log_mel(log_mel(F.pad(audio, (0, missing)), self.config.mel))
+        return self.encode_log_mel(log_mel(F.pad(audio, (0, missing)), self.config.mel, self.by_reference))
 
     def encode_log_mel(self, mel: Tensor) -> Tensor:
         """Log-mel (B, 2, n_mels, T * patch_frames) to latents (B, channels, T)."""

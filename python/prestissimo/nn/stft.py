@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prestissimo.ops.linear import linear
+
 __all__ = [
     "MelConfig",
     "istft",
@@ -169,15 +171,20 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
 @torch.inference_mode(False)
 def _filters(config: MelConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
     filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels)
-    return torch.from_numpy(filters.T.copy()).to(device, dtype)
+    return torch.from_numpy(filters.copy()).to(device, dtype)
 
 
-def mel_of(magnitude: Tensor, config: MelConfig) -> Tensor:
-    """log(magnitude @ filters^T + floor): linear magnitudes (..., T, bins) to log-mel (..., T, n_mels)."""
-    return (magnitude @ _filters(config, magnitude.dtype, magnitude.device) + config.floor).log()
+def mel_of(magnitude: Tensor, config: MelConfig, by_reference: bool = False) -> Tensor:
+    """log(magnitude @ filters^T + floor): linear magnitudes (..., T, bins) to log-mel (..., T, n_mels).
+
+    Through `ops.linear`, whose bits no number of threads changes (MKL's do on Intel processors); in plain PyTorch with
+    `by_reference`.
+    """
+    product = F.linear if by_reference else linear
+    return (product(magnitude, _filters(config, magnitude.dtype, magnitude.device)) + config.floor).log()
 
 
-def log_mel(audio: Tensor, config: MelConfig | None = None) -> Tensor:
+def log_mel(audio: Tensor, config: MelConfig | None = None, by_reference: bool = False) -> Tensor:
     """log(mel |STFT| + floor) of mid and side: left/right (B, 2, N) to (B, 2, n_mels, ceil(N / hop)).
 
     Channel 0 is mid = (L + R) / 2, channel 1 is side = (L - R) / 2. Differentiable. The dtype is kept.
@@ -187,4 +194,4 @@ def log_mel(audio: Tensor, config: MelConfig | None = None) -> Tensor:
     if audio.ndim != 3 or audio.shape[1] != 2 or audio.shape[2] < 1:
         raise ValueError(f"audio must be (B, 2, N) with N >= 1, got {tuple(audio.shape)}")
     spectrum = stft(mid_side(audio), config.n_fft, config.hop)
-    return mel_of(spectrum.abs(), config).transpose(2, 3)
+    return mel_of(spectrum.abs(), config, by_reference).transpose(2, 3)
