@@ -5,14 +5,14 @@ float64 and in the dtype under test, which run on the CPU unless told otherwise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 from prestissimo import ops
 from prestissimo.ops.cases import OpCase
-from prestissimo.ops.tolerance import assert_close, assert_close_but_at_jumps
+from prestissimo.ops.tolerance import assert_close, assert_close_but_at_jumps, relative_error
 
 Device = torch.device | str
 STRIDES = ("transposed", "sliced", "misaligned")
@@ -102,19 +102,31 @@ def check_values(
     device: Device = "cpu",
     oracle: Device = "cpu",
     lay: Callable[[torch.Tensor], torch.Tensor] = lambda t: t,
+    others: Callable[[], Iterable[dict[str, Any]]] = tuple,
 ) -> None:
     """AssertionError unless the op on `device` lies within the tolerance of its reference on `oracle`.
 
-    lay: puts the op's arguments into other memory, there.
+    lay: puts the op's arguments into other memory, there. others: arguments like these, for eager's error on them.
     """
-    exact = outputs(case.reference(**clone(arguments, torch.float64, device=oracle)))
-    same = outputs(case.reference(**clone(arguments, device=oracle)))
+
+    def by_reference(a: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Every output in its own dtype and in float64."""
+        there = clone(a, device=oracle)
+        exact = outputs(case.reference(**clone(a, torch.float64, device=oracle)))
+        for pair in zip(outputs(case.reference(**clone(a, device=oracle))), exact, strict=True):
+            same, wide = (case.conditioned(there, v) for v in pair) if case.conditioned else pair
+            yield same, wide
+
     result = outputs(case.op(**{k: each(v, lay) for k, v in clone(arguments, device=device).items()}))
     there = clone(arguments, device=oracle)
-    for i, (r, s, e) in enumerate(zip(result, same, exact, strict=True)):
+    for i, (r, (s, e)) in enumerate(zip(result, by_reference(arguments), strict=True)):
         r = r.to(oracle)
         if case.conditioned:
-            r, s, e = (case.conditioned(there, v) for v in (r, s, e))
+            r = case.conditioned(there, r)
+
+        def elsewhere(i: int = i) -> float:
+            return max((relative_error(*list(by_reference(a))[i]) for a in others()), default=0.0)
+
         if case.exact:
             same_bits = torch.equal(r.isnan(), s.isnan()) and torch.equal(r.nan_to_num(0), s.nan_to_num(0))
             assert same_bits, f"{case.id}: output {i} must equal the reference bit for bit"
@@ -122,31 +134,59 @@ def check_values(
             distance = case.distance(**clone(arguments, torch.float64, device=oracle))
             assert_close_but_at_jumps(r, s, e, case.distance(**there), distance, name=case.id)
         else:
-            assert_close(r, s, e, name=f"{case.id} output {i}")
+            assert_close(r, s, e, name=f"{case.id} output {i}", elsewhere=elsewhere)
+
+
+DRAWS = 8  # of inputs, where eager's error on one is not enough
+
+
+def like(case: OpCase, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Iterable[dict[str, Any]]]:
+    """Further arguments of this size, for `check_values`."""
+    return lambda: (case.make(shape, dtype, generator(1000 + k)) for k in range(DRAWS))
 
 
 def check_gradients(
     case: OpCase, shape: tuple[int, ...], dtype: torch.dtype, seed: int, device: Device = "cpu"
 ) -> None:
     """AssertionError unless every gradient on `device` lies within the tolerance of the reference's."""
-    arguments = case.make(shape, dtype, generator(seed))
-    versions = [
-        (clone(arguments, torch.float64, case.gradients), case.reference),
-        (clone(arguments, None, case.gradients), case.reference),
-        (clone(arguments, None, case.gradients, device), case.op),
-    ]
-    rng = generator(100 + seed)
-    dy: list[torch.Tensor] | None = None
-    for a, f in versions:
-        y = differentiable(f(**a))
-        dy = dy or [torch.randn(o.shape, generator=rng, dtype=torch.float64).to(dtype) + 0.25 for o in y]
-        torch.autograd.backward(y, [g.to(o) for g, o in zip(dy, y, strict=True)])
+    Gradients = dict[str, list[torch.Tensor]]
+
+    def of(seed: int, op: bool) -> tuple[Gradients, ...]:
+        """By the reference in float64 and in `dtype`, and by the op if so wished."""
+        arguments = case.make(shape, dtype, generator(seed))
+        versions = [
+            (clone(arguments, torch.float64, case.gradients), case.reference),
+            (clone(arguments, None, case.gradients), case.reference),
+        ]
+        if op:
+            versions.append((clone(arguments, None, case.gradients, device), case.op))
+        rng = generator(100 + seed)
+        dy: list[torch.Tensor] | None = None
+        for a, f in versions:
+            y = differentiable(f(**a))
+            dy = dy or [torch.randn(o.shape, generator=rng, dtype=torch.float64).to(dtype) + 0.25 for o in y]
+            torch.autograd.backward(y, [g.to(o) for g, o in zip(dy, y, strict=True)])
+        return tuple(
+            {n: [judged(n, g.cpu()) for g in gradients(a, (n,))] for n in case.gradients} for a, _ in versions
+        )
+
+    def judged(name: str, gradient: torch.Tensor) -> torch.Tensor:
+        terms = case.terms.get(name)
+        return gradient if terms is None else torch.stack([gradient.reshape(()), gradient.new_tensor(terms)])
+
+    exact, same, result = of(seed, op=True)
     for name in case.gradients:
-        grads = zip(*([g.cpu() for g in gradients(a, (name,))] for a, _ in versions), strict=True)
-        for i, (exact, same, result) in enumerate(grads):
-            if name in case.terms:
-                terms = case.terms[name]
-                exact, same, result = (
-                    torch.stack([g.reshape(()), g.new_tensor(terms)]) for g in (exact, same, result)
-                )
-            assert_close(result, same, exact, gradient=True, name=f"{case.id} {list(shape)} d{name} {i}")
+        for i, r in enumerate(result[name]):
+
+            def elsewhere(name: str = name, i: int = i) -> float:
+                draws = (of(1000 + k, op=False) for k in range(DRAWS))
+                return max(relative_error(s[name][i], e[name][i]) for e, s in draws)
+
+            assert_close(
+                r,
+                same[name][i],
+                exact[name][i],
+                gradient=True,
+                name=f"{case.id} {list(shape)} d{name} {i}",
+                elsewhere=elsewhere,
+            )

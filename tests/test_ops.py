@@ -27,6 +27,7 @@ from .op_checks import (
     generator,
     gradients,
     is_float,
+    like,
     outputs,
     strided,
     tensors,
@@ -51,7 +52,7 @@ def no_fallback() -> Iterator[None]:
 @dtyped
 def test_values(case: OpCase, dtype: torch.dtype, isa: str) -> None:
     for seed, shape in enumerate(case.small):
-        check_values(case, case.make(shape, dtype, generator(seed)))
+        check_values(case, case.make(shape, dtype, generator(seed)), others=like(case, shape, dtype))
 
 
 @dtyped

@@ -8,8 +8,12 @@ namespace {
 
 // Sums over this many steps are finished before they are added to those before: the error of a long sum of numbers
 // whose mean is not zero grows with its length (K = 4096 in one sum: twelve times MKL's error; in blocks: less than
-// twice).
+// twice). Plain code rounds every product too.
+#if defined(__AVX2__)
 constexpr int64_t kBlockSteps = 256;
+#else
+constexpr int64_t kBlockSteps = 64;
+#endif
 
 // A line of A's rows and how many its group still has, this one included.
 struct Place {
