@@ -305,6 +305,17 @@ def test_configurations_of_the_bundled_model(tmp_path: Path, monkeypatch: pytest
     second = DiTTraining.from_dict(values)
     assert second.loop.steps == 2000
     assert second == replace(first, loop=second.loop, leave_out=())
+    for name, before in (("dit_third", "dit_second"), ("dit_fourth", "dit_third")):
+        values = read_toml(find_configuration(Path(f"{name}.toml"), "dit"))
+        assert [values.pop(n) for n in ("data", "output", "init")] == [
+            "data",
+            f"runs/{name}",
+            f"runs/{before}",
+        ]
+        further = DiTTraining.from_dict(values)
+        told = ("sigma", "seconds", "tempo", "beats")
+        assert further.model == replace(first.model, conditions=told)
+        assert further == replace(second, loop=further.loop, model=further.model, p_mean=0.1)
     Path("dit_second.toml").write_text("")
     assert read_toml(find_configuration(Path("dit_second.toml"), "dit")) == {}, (
         "a file that is there comes first"

@@ -28,7 +28,7 @@ _Config = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="TOML file; codec.toml, dit.toml and dit_second.toml ship.",
+        help="TOML file; codec.toml, dit.toml, dit_second.toml, dit_third.toml and dit_fourth.toml ship.",
         show_default=_BUNDLED,
     ),
 ]
