@@ -58,7 +58,7 @@ def openvino(
 
 
 def onnxruntime(f: Function, tensors: tuple[Tensor, ...], threads: int) -> Callable[[], Any] | None:
-    """f on float32 tensors. Its CPU kernels have no bfloat16."""
+    """f on float32 tensors; None where torch cannot export it. Its CPU kernels have no bfloat16."""
     try:
         import onnx  # noqa: F401 - what torch writes the graph with
         import onnxruntime as ort
@@ -68,15 +68,18 @@ def onnxruntime(f: Function, tensors: tuple[Tensor, ...], threads: int) -> Calla
     names = [f"x{i}" for i in range(len(tensors))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Module(f),
-            tensors,
-            written,
-            input_names=names,
-            output_names=["y"],
-            dynamo=False,
-            opset_version=20,
-        )
+        try:
+            torch.onnx.export(
+                _Module(f),
+                tensors,
+                written,
+                input_names=names,
+                output_names=["y"],
+                dynamo=False,
+                opset_version=20,
+            )
+        except torch.onnx.errors.UnsupportedOperatorError:  # rms_norm
+            return None
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     # else its threads wait for the next call at full speed for a tenth of a second and more, on the cores of whoever
