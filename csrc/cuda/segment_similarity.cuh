@@ -121,13 +121,15 @@ struct SongColumn {
     sum += other.sum;
     weighted += other.weighted;
   }
-  // Segments first, first + step, ... below last.
-  PRESTISSIMO_DEVICE void add(int first, int last, int step) {
+  // Segments first, first + step, ... below last: the largest v of them and of those before; their weights.
+  PRESTISSIMO_DEVICE float top_with(int first, int last, int step) const {
     float top = best;
 #pragma unroll 1
     for (int s = first; s < last; s += step)
       if (keeps(s)) top = fmaxf(top, at(s));
-    rebase(top);
+    return top;
+  }
+  PRESTISSIMO_DEVICE void weigh(int first, int last, int step) {
 #pragma unroll 1
     for (int s = first; s < last; s += step) {
       if (!keeps(s)) continue;
@@ -135,6 +137,15 @@ struct SongColumn {
       sum += e;
       weighted += e * below;
     }
+  }
+  PRESTISSIMO_DEVICE void add(int first, int last, int step) {
+    rebase(top_with(first, last, step));
+    weigh(first, last, step);
+  }
+  // All segments of a song: there is nothing yet to rebase.
+  PRESTISSIMO_DEVICE void add_all(int segments) {
+    best = top_with(0, segments, 1);
+    weigh(0, segments, 1);
   }
   PRESTISSIMO_DEVICE float score() const { return sign * (best + weighted / sum); }
   // The staged products to d = dL/dP times dP/dc; the sum of d alpha (c - P)^2.
@@ -209,9 +220,10 @@ PRESTISSIMO_DEVICE void long_song(const SegmentSimilarityParameters& p, const So
     float* mine = stage + threadIdx.x * 3;
     mine[0] = of[half].best, mine[1] = of[half].sum, mine[2] = of[half].weighted;
     __syncthreads();
-    of[half].best = kLowestProduct, of[half].sum = of[half].weighted = 0.0f;
-    for (int group = 0; group < kSongGroups; ++group) {
-      const float* theirs = stage + (group * kStageColumns + t.lane) * 3;
+    const float* first = stage + t.lane * 3;
+    of[half].best = first[0], of[half].sum = first[1], of[half].weighted = first[2];
+    for (int group = 1; group < kSongGroups; ++group) {
+      const float* theirs = first + group * kStageColumns * 3;
       of[half].merge(theirs[0], theirs[1], theirs[2]);
     }
   }
@@ -249,7 +261,7 @@ PRESTISSIMO_DEVICE void segment_similarity_forward(const SegmentSimilarityParame
       SongColumn of(temperature);
       of.staged = stage + song * S * kStagePitch + t.lane;
       of.mask = mask_from(a, t.song + song, 0);
-      of.add(0, S, 1);
+      of.add_all(S);
       out[(t.song + song) * a.N + j] = from_float<T>(of.score());
     }
   }
@@ -296,7 +308,7 @@ PRESTISSIMO_DEVICE void segment_similarity_gradient(const SegmentSimilarityParam
           float* column = stage + song * S * kStagePitch + t.lane;
           one.staged = column;
           one.mask = mask_from(a, t.song + song, 0);
-          one.add(0, S, 1);
+          one.add_all(S);
           sums[0] += one.to_gradients(column, dout(t.song + song, j), 0, S, 1);
         }
       }

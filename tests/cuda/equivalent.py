@@ -367,7 +367,13 @@ ARGUMENTS = (
 
 
 # They read 16 bits and store sums in float32.
-_SUMS_IN_FLOAT32 = ("hidden_variance_moments", "info_nce_factors", "info_nce_tiles", "squared_norm_blocks")
+_SUMS_IN_FLOAT32 = (
+    "hidden_variance_moments",
+    "info_nce_factors",
+    "info_nce_tiles",
+    "segment_similarity_gradient",
+    "squared_norm_blocks",
+)
 
 
 def stores_16_bits(kernel: str) -> bool:

@@ -43,7 +43,8 @@ class Part(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Case:
-    """strip: tiles of whole songs that the backward takes at a time; wanted: gradients of segments, of text."""
+    """strip: tiles of whole songs that the backward takes at a time; pitch: elements between rows beyond their own;
+    wanted: gradients of segments, of text."""
 
     B: int
     S: int
@@ -53,12 +54,12 @@ class Case:
     masked: bool = False
     temperature: float = 0.1
     strip: int = 1
-    close: bool = True
+    pitch: int = 0
     wanted: str = "st"
 
     def __str__(self) -> str:
         words = [f"{self.B}x{self.S}x{self.E}", f"n{self.N}", self.dtype, f"t{self.temperature:g}"]
-        words += ["masked"] * self.masked + ["wide"] * (not self.close)
+        words += ["masked"] * self.masked + [f"pitch{self.pitch}"] * bool(self.pitch)
         return "-".join([*words, f"strip{self.strip}", self.wanted])
 
 
@@ -77,6 +78,11 @@ class _Arrays(Pairs):
             self.mask[:, 0] = True
         self.dout = self.rounded(torch.from_numpy(self.rng.standard_normal((B, N)) + 0.3))
 
+    def pitched(self, x: torch.Tensor) -> tuple[int | None, int]:
+        """Address and stride of rows along the last dimension, NaN between them."""
+        wide = torch.nn.functional.pad(x, (0, self.case.pitch), value=float("nan"))
+        return self.address(wide.to(self.dtype)), wide.shape[-1]
+
     def results(self, dtype: torch.dtype) -> list[torch.Tensor]:
         """The scores and the gradients of segments, text and temperature by the reference."""
         temperature = torch.tensor(self.case.temperature, dtype=self.dtype)
@@ -88,9 +94,9 @@ class _Arrays(Pairs):
 def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     v = _Arrays(case, device)
     B, S, E, N = case.B, case.S, case.E, case.N
-    segments, segment_stride = v.rows(v.segments, case.close)
-    text, text_stride = v.rows(v.text, case.close)
-    dout, dout_stride = v.rows(v.dout, case.close)
+    segments, segment_stride = v.pitched(v.segments)
+    text, text_stride = v.pitched(v.text)
+    dout, dout_stride = v.pitched(v.dout)
     out = v.output(B, N)
     # float32 holds what the leaf of this dtype holds
     temperature = v.number(torch.tensor(case.temperature, dtype=v.dtype).float())
@@ -128,20 +134,25 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
     return Outcome(findings, wrong, results)
 
 
-# Tiles of several songs and songs of several tiles, full and not; strips of one tile and of more; depths that move 16
-# bytes at a time and that do not; columns enough for all parts of a sum.
+# Tiles of several songs and songs of several tiles, full and not; strips of one tile and of more; depths and strides
+# that move 16 bytes at a time and that do not, ends of rows at every place of 16 bytes; columns enough for both halves
+# of a tile and for all parts of a sum; temperatures so low that e^(the distance of two scores) overflows.
 CASES = [
-    Case(2, 3, 24, 5),
+    Case(4, 9, 132, 60),
     Case(1, 1, 1, 1),
-    Case(3, 1, 16, 4, "bfloat16", masked=True),
-    Case(9, 30, 40, 20),
+    Case(5, 30, 34, 140),
+    Case(1, 130, 19, 110, masked=True),
+    Case(2, 7, 16, 400, temperature=-0.2, wanted="s"),
+    Case(1, 129, 8, 70, temperature=0.002, wanted=""),
+    Case(3, 20, 16, 4, "bfloat16", masked=True, temperature=0.002, pitch=3),
     Case(9, 30, 64, 140, "bfloat16", masked=True, strip=2),
-    Case(2, 130, 16, 9, masked=True),
-    Case(1, 300, 24, 66, "bfloat16"),
+    Case(1, 300, 27, 120, "bfloat16"),
+    Case(2, 5, 136, 600, "bfloat16", pitch=8),
+    Case(1, 129, 8, 70, "bfloat16", temperature=0.002, pitch=3, wanted=""),
     Case(2, 128, 8, 3, "float16", wanted="t"),
-    Case(2, 129, 33, 130, "float16", masked=True),
-    Case(11, 13, 20, 81, "float16", masked=True, close=False, strip=2),
-    Case(5, 7, 16, 6, temperature=-0.2, wanted="s"),
-    Case(2, 5, 136, 600, "bfloat16", close=False),
+    Case(1, 129, 31, 130, "float16", masked=True),
+    Case(11, 13, 21, 81, "float16", masked=True, pitch=8, strip=2),
+    Case(3, 40, 24, 127, "float16", masked=True, temperature=0.002, pitch=3),
+    Case(1, 129, 8, 70, "float16", temperature=0.002, wanted=""),
 ]
 assert {c.dtype for c in CASES} == set(DTYPES)

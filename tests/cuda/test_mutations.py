@@ -255,5 +255,6 @@ def test_what_a_kernel_stores() -> None:
         "gated_residual_rows_f32_f16_x1",
         "info_nce_total",
         "info_nce_tiles_bf16",
+        "segment_similarity_gradient_f16",
     )
     assert not any(map(stores_16_bits, floats))
