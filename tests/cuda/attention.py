@@ -169,7 +169,11 @@ def run(case: Case, device: Device, planner: HostDevice) -> Outcome:
         return op._reference(*arrays, mask, lengths, case.window, None)
 
     (exact_y, exact_lse, exact_y2), (same_y, _, same_y2) = reference(torch.float64), reference(dtype)
-    same_lse = reference(torch.float32)[1]  # scores are float32, whatever the dtype
+    # Scores are float32, whatever the dtype. Tensor cores truncate what they add, at each of D / 16 steps, and the
+    # logarithm is of sums of ex2.approx, which is within 2^-22.
+    same_lse = reference(torch.float32)[1]
+    if case.dtype != "float32":
+        same_lse = (exact_lse - exact_lse.abs() * 2**-18 - 2**-20).float()
     got = {"y": y.tensor(dtype, (B, T, H, D))}
     wrong = compare("y", got["y"], exact_y, same_y)
     if case.save:
