@@ -133,8 +133,8 @@ void quantize_a(const PackedA&, const Source&, float* scales, int64_t first_pane
 // c[r * c_stride + j] = start[r * start_stride + j] + sum over `steps` of a's row r times b's column j, for r < rows
 // and at least all j < columns <= kPanel; columns are rounded up to whole vectors, which c and start must have room
 // for. start may be c (sums that go on) or one row for all (stride 0); null is zero. Floats are summed in blocks of 256
-// steps (64 in plain code), each added to what is there. c is float, or int32 for int8. For int8, a holds a + 128 where kDotProducts:
-// start with PackedB::offsets() of the panel. See gemm_start.
+// steps (64 in plain code), each added to what is there. c is float, or int32 for int8. For int8, a holds a + 128 where
+// kDotProducts: start with PackedB::offsets() of the panel. See gemm_start.
 void micro_kernel(Dot, int rows, int columns, int64_t steps, const Lines& a, const void* b, const void* start,
                   int64_t start_stride, void* c, int64_t c_stride);
 inline void micro_kernel(Dot dot, int rows, int columns, int64_t steps, const void* panel, const void* b,
