@@ -17,7 +17,7 @@ __all__ = ["PROMPTS", "demo"]
 PROMPTS = (
     "calm solo piano in a minor key",
     "fast and angry heavy metal with distorted guitars",
-    "energetic techno",
+    "energetic techno at 128 bpm",
     "slow ambient pads, dark and wide",
     "a lively flute tune over soft strings",
     "orchestral strings, sad and slow",

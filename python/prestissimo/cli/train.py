@@ -28,7 +28,7 @@ _Config = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="TOML file; codec.toml, dit.toml, dit_second.toml, dit_third.toml and dit_fourth.toml ship.",
+        help="TOML file; codec.toml, dit.toml, dit_second.toml and dit_third.toml ship.",
         show_default=_BUNDLED,
     ),
 ]

@@ -13,7 +13,7 @@ __all__ = ["find_configuration", "read_toml"]
 def find_configuration(path: Path | None, kind: str) -> Path:
     """`path`; where there is no such file and a bundled one has its name, that one; None means kind.toml.
 
-    The bundled model was trained with codec.toml, dit.toml and dit_second.toml; two more go on from there.
+    The bundled model was trained with codec.toml, dit.toml, dit_second.toml and dit_third.toml.
     """
     given = Path(f"{kind}.toml") if path is None else path
     bundled = Path(__file__).with_name(given.name)
