@@ -295,22 +295,17 @@ def test_configurations_of_the_bundled_model(tmp_path: Path, monkeypatch: pytest
     same = replace(DiTTraining(), loop=first.loop, leave_out=first.leave_out)
     assert first == same, "code and file have the same defaults"
     monkeypatch.chdir(tmp_path)
-    values = read_toml(find_configuration(Path("dit_second.toml"), "dit"))
-    assert [values.pop(name) for name in ("data", "output", "init")] == [
-        "data",
-        "runs/dit_second",
-        "runs/dit",
-    ]
-    second = DiTTraining.from_dict(values)
+
+    def further(run: str, before: str) -> DiTTraining:
+        values = read_toml(find_configuration(Path(f"{run}.toml"), "dit"))
+        folders = [values.pop(name) for name in ("data", "output", "init")]
+        assert folders == ["data", f"runs/{run}", f"runs/{before}"]
+        return DiTTraining.from_dict(values)
+
+    second = further("dit_second", "dit")
     assert second.loop.steps == 2000
     assert second == replace(first, loop=second.loop, leave_out=())
-    values = read_toml(find_configuration(Path("dit_third.toml"), "dit"))
-    assert [values.pop(name) for name in ("data", "output", "init")] == [
-        "data",
-        "runs/dit_third",
-        "runs/dit_second",
-    ]
-    third = DiTTraining.from_dict(values)
+    third = further("dit_third", "dit_second")
     assert third.model == read_model_config(BUNDLED).dit, "the file must be that of the model that ships"
     assert third.model == replace(first.model, conditions=("sigma", "seconds", "tempo", "beats"))
     assert third == replace(second, loop=third.loop, model=third.model, p_mean=0.1, bfloat16=False)
