@@ -18,10 +18,20 @@ from torch import Tensor
 from prestissimo import ops
 from prestissimo.engines import ENGINES, Engine
 from prestissimo.models.config import ModelConfig, bundled_models, load_model
+from prestissimo.models.tempo import read_tempo_prior
 from prestissimo.nn import DiT, MelCodec, TextContext, TextEncoder, pack_linears, plain_linears
-from prestissimo.request import Request, per_item, seeds_for, tempo_in
-from prestissimo.sampling import SAMPLERS, STOCHASTIC, Denoiser, classifier_free, karras, latent_noise
+from prestissimo.request import Request, per_item, seeds_for
+from prestissimo.sampling import (
+    SAMPLERS,
+    STOCHASTIC,
+    Denoiser,
+    by_level,
+    classifier_free,
+    karras,
+    latent_noise,
+)
 from prestissimo.stages import Stages
+from prestissimo.tempo import TempoPrior, tempo_in
 
 __all__ = ["Generation", "Pipeline", "Timing", "load"]
 
@@ -71,6 +81,7 @@ class Pipeline:
         dit: DiT,
         codec: MelCodec,
         *,
+        tempo_prior: TempoPrior | None = None,
         engine: Engine | None = None,
         threads: int | None = None,
         strict_kernels: bool = False,
@@ -79,6 +90,7 @@ class Pipeline:
             raise ValueError(f"threads must be a positive integer, got {threads!r}")
         self.config = config
         self.text_encoder, self.dit, self.codec = text_encoder, dit, codec
+        self.tempo_prior = tempo_prior
         self.engine = engine or ENGINES["torch"]
         self.strict_kernels = strict_kernels
         self._threads = threads
@@ -112,17 +124,21 @@ class Pipeline:
     def threads(self) -> int:
         return self._threads or torch.get_num_threads()
 
-    def resolve(self, request: Request) -> Request:
-        """The request with this model's defaults and the tempo that its prompt names, if the model takes one.
+    def resolve(self, request: Request, *, from_audio: bool = False) -> Request:
+        """The request with this model's defaults, and if it takes a tempo, the prompt's or one drawn by the seed.
 
-        Raises ValueError for what the model cannot do.
+        from_audio: it starts from audio, whose beat a drawn tempo would miss: none is drawn. Raises ValueError for
+        what the model cannot do.
         """
         sampling = self.config.sampling
         takes_tempo = "tempo" in self.dit.config.conditions
-        if request.bpm is not None and not takes_tempo:
+        if request.bpm and not takes_tempo:
             raise ValueError(f"bpm: the model {self.name!r} takes no tempo")
         if request.bpm is None and takes_tempo:
-            request = replace(request, bpm=tempo_in(request.prompt))
+            bpm = tempo_in(request.prompt)
+            if bpm is None and self.tempo_prior is not None:
+                bpm = 0.0 if from_audio else self.tempo_prior.draw(request.prompt, request.seed)
+            request = replace(request, bpm=bpm)
         return request.resolved(
             steps=sampling.steps,
             guidance=sampling.guidance,
@@ -154,7 +170,8 @@ class Pipeline:
         seconds (without: 12, or the length of init_audio), negative_prompt, bpm, seed and generator: one for all,
         or one per item (per prompt for the first three). One seed for several items counts up: seed, seed + 1,
         ...; without seed and generator it is random. latents: unit-variance starting noise, (C, T) or (B, C, T),
-        in place of the seed's. bpm: tempo, in place of one that the prompt names. init_audio: (2, N) at
+        in place of the seed's. bpm: tempo, in place of one that the prompt names or that the seed draws to suit its
+        words; 0: no steady beat. init_audio: (2, N) at
         `sample_rate` to start from, left the further the nearer init_strength is to 1. callback_on_step_end:
         `f(pipe, step, sigma, {"latents": x})`; "latents" in a dictionary that it returns replaces x, and an
         exception from it ends the run.
@@ -192,7 +209,8 @@ class Pipeline:
                     sampler=sampler,
                     init_strength=init_strength,
                     bpm=tempi[i // each],
-                )
+                ),
+                from_audio=init_audio is not None,
             )
             for i in range(count)
         ]
@@ -217,7 +235,7 @@ class Pipeline:
         decode: bool = True,
     ) -> Generation:
         """One item, with its timing. noise: unit-variance (C, T) in place of the seed's; see `__call__`."""
-        request = self.resolve(request)
+        request = self.resolve(request, from_audio=init_audio is not None)
         assert request.sampler is not None
         assert request.steps is not None
         samples = self._samples(request)
@@ -316,13 +334,19 @@ class Pipeline:
                 log.warning("negative_prompt has no effect where guidance_scale is 1")
             return conditional
         away = self._context(request.negative_prompt) if request.negative_prompt else self.dit.null_context()
-        # Guidance is away from no tempo too, so that it strengthens the beat as it does the text.
-        unsaid = {**wanted, **self._tempo(None, request)}
-        stacked = {name: torch.cat([wanted[name], unsaid[name]]) for name in wanted}
-        both = self.engine.prepare(self.dit, TextContext.cat([context, away]), stacked, *trained)
-        return classifier_free(
-            conditional, both, request.guidance, rescale=sampling.rescale, interval=sampling.interval
-        )
+        options: dict[str, Any] = {"rescale": sampling.rescale, "interval": sampling.interval}
+
+        def guided(unsaid: dict[str, Tensor]) -> Denoiser:
+            stacked = {name: torch.cat([wanted[name], unsaid[name]]) for name in wanted}
+            both = self.engine.prepare(self.dit, TextContext.cat([context, away]), stacked, *trained)
+            return classifier_free(conditional, both, request.guidance, **options)
+
+        # Guidance is away from no tempo too, so that it strengthens the beat as it does the text; above tempo_below
+        # it would put drums into everything.
+        in_time = guided({**wanted, **self._tempo(None, request)})
+        if not request.bpm or sampling.tempo_below is None:
+            return in_time
+        return by_level(in_time, guided(wanted), sampling.tempo_below)
 
     def _conditions(self, request: Request) -> dict[str, Tensor]:
         """All conditions but the noise level, of one item."""
@@ -391,7 +415,8 @@ def load(
     """
     place = _device(device)
     number = _dtype(dtype, place)
-    config, text_encoder, dit, codec = load_model(_folder(name_or_path))
+    folder = _folder(name_or_path)
+    config, text_encoder, dit, codec = load_model(folder)
     networks = {"text": text_encoder.to(place), "dit": dit.to(place, number), "codec": codec.to(place)}
     if place.type == "cpu" and ops.compiled():
         for part, network in networks.items():
@@ -401,6 +426,7 @@ def load(
         text_encoder.eval(),
         dit.eval(),
         codec.eval(),
+        tempo_prior=read_tempo_prior(folder),
         threads=threads,
         strict_kernels=strict_kernels,
     )

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["MAX_PROMPT_CHARACTERS", "MAX_STEPS", "Request", "item_seeds", "per_item", "seeds_for", "tempo_in"]
+from prestissimo.tempo import FASTEST, SLOWEST
+
+__all__ = ["MAX_PROMPT_CHARACTERS", "MAX_STEPS", "Request", "item_seeds", "per_item", "seeds_for"]
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_STEPS = 1000
 SEED_LIMIT = 2**63
-SLOWEST, FASTEST = 30.0, 300.0
-_MINUTE = r"(?:bpm\b|beats?[\s-]+(?:per|a|to the)[\s-]+minute\b)"
-_TEMPO = re.compile(rf"(?<![\d.])(\d{{2,3}}(?:\.\d{{1,3}})?)[\s-]*{_MINUTE}", re.IGNORECASE)
 
 
 def _text(value: Any, name: str) -> str:
@@ -53,7 +51,8 @@ class Request:
     seconds: length; steps: sampling steps; guidance: classifier-free guidance scale w, D = D_neg + w (D_pos -
     D_neg), 1 for none; seed: key of the noise, 0 <= seed < 2^63; init_strength: 0 < s <= 1, the share of the
     schedule that the initial audio is put through, 1 starting from noise that drowns it; bpm: tempo in beats per
-    minute, 30 to 300, the first beat at the start; None: what the prompt says, if anything.
+    minute, 30 to 300, the first beat at the start; 0: no steady beat is asked for; None: what the prompt says, else
+    one that suits its words, drawn by the seed.
 
     The constructor raises TypeError or ValueError naming the field.
     """
@@ -88,8 +87,8 @@ class Request:
             raise ValueError(f"init_strength must be above 0 and at most 1, got {strength:g}")
         if self.bpm is not None:
             object.__setattr__(self, "bpm", _number(self.bpm, "bpm"))
-            if not SLOWEST <= self.bpm <= FASTEST:
-                raise ValueError(f"bpm must be {SLOWEST:g} to {FASTEST:g}, got {self.bpm:g}")
+            if self.bpm != 0 and not SLOWEST <= self.bpm <= FASTEST:
+                raise ValueError(f"bpm must be 0 or {SLOWEST:g} to {FASTEST:g}, got {self.bpm:g}")
 
     def resolved(
         self, *, steps: int, guidance: float, sampler: str, samplers: tuple[str, ...], max_seconds: float
@@ -106,16 +105,6 @@ class Request:
             guidance=guidance if self.guidance is None else self.guidance,
             sampler=chosen,
         )
-
-
-def tempo_in(prompt: str) -> float | None:
-    """The tempo that a prompt names, in beats per minute; None where it names none, or one that no music has.
-
-    >>> tempo_in("house music at 124 BPM"), tempo_in("a waltz, 90 beats per minute"), tempo_in("music of 1980")
-    (124.0, 90.0, None)
-    """
-    named = (float(match[1]) for match in _TEMPO.finditer(prompt))
-    return next((bpm for bpm in named if SLOWEST <= bpm <= FASTEST), None)
 
 
 def item_seeds(seed: int, count: int) -> list[int]:

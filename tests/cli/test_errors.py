@@ -43,7 +43,7 @@ def generate(tiny_model, tmp_path, monkeypatch, capsys):
         (["calm", "--seconds", "inf"], "seconds must be finite, got inf"),
         (["calm", "--seconds", "1e9"], "seconds must be at most"),
         (["calm", "--seconds", "long"], "--seconds"),
-        (["calm", "--bpm", "9"], "bpm must be 30 to 300, got 9"),
+        (["calm", "--bpm", "9"], "bpm must be 0 or 30 to 300, got 9"),
         (["calm", "--bpm", "120"], "bpm: the model 'tiny' takes no tempo"),
         (["calm", "--steps", "0"], "steps must be 1 to 1000, got 0"),
         (["calm", "--guidance", "-1"], "guidance must be 0 to 100, got -1"),

@@ -121,6 +121,17 @@ def test_from_a_data_set_to_music(
         assert train_dit(tiny_model, *timed) == 0, capsys.readouterr().err
     assert prestissimo.load("timed")("calm piano", seconds=0.5, seed=1, bpm=90).shape == (2, 22050)
 
+    assert prestissimo.load("timed").tempo_prior is None
+    learn = ["train", "tempo", "mine", "--data", "data", "--windows", "windows"]
+    assert run(learn) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.strip().endswith("mine/tempo.json")
+    assert run(["train", "export", "runs/timed0", "drawn", "--base", "mine"]) == 0, capsys.readouterr().err
+    drawn = prestissimo.load("drawn").tempo_prior
+    assert drawn is not None
+    assert 119 <= drawn.draw("calm piano", 1) <= 121, "all of this music has 120 beats per minute"
+    assert run([*learn[:2], "runs/dit", *learn[3:]]) != 0
+    assert "not a model folder" in capsys.readouterr().err
+
     Path("third.toml").write_text('init = "runs/dit"\n' + DIT.replace("runs/dit", "runs/third"))
     assert train_dit(tiny_model, "-c", "third.toml", "--data", "data") == 0, capsys.readouterr().err
     assert read_progress(Path("runs/third/state.safetensors"))["step"] == 2

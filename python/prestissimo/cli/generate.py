@@ -58,8 +58,8 @@ def generate(
     bpm: Annotated[
         float | None,
         typer.Option(
-            help="Tempo, for a model that takes one: 30 to 300.",
-            show_default="what the prompt says",
+            help="Tempo, for a model that takes one: 30 to 300; 0 for no steady beat.",
+            show_default="what the prompt says, else drawn by the seed to suit it",
             rich_help_panel=_MUSIC,
         ),
     ] = None,
@@ -232,7 +232,7 @@ def generate(
     from prestissimo.pipeline import load
 
     pipe = load(model, device=device, dtype=dtype, threads=threads, strict_kernels=strict_kernels)
-    todo = [job.with_request(pipe.resolve(job.request)) for job in todo]
+    todo = [job.with_request(pipe.resolve(job.request, from_audio=init_audio is not None)) for job in todo]
     start = None
     if init_audio is not None:
         hint = "; --resample converts it"

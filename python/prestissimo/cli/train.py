@@ -170,6 +170,32 @@ def export(
     print(folder)
 
 
+@app.command()
+def tempo(
+    folder: Annotated[Path, typer.Argument(help="Model folder; its tempo.json is written anew.")],
+    data: Annotated[Path, typer.Option(help="Folder that `prestissimo data build` wrote.")],
+    windows: Annotated[
+        Path | None, typer.Option(help="Attribute files of captions.", show_default="those that ship")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the captions' wording.")] = 0,
+) -> None:
+    """Learn which words go with which tempo, for prompts that name none. Takes a few seconds.
+
+    \b
+    prestissimo train tempo mine --data data
+    """
+    from prestissimo.data.captions import CaptionStore
+    from prestissimo.data.store import FeatureStore
+    from prestissimo.models.tempo import write_tempo_prior
+    from prestissimo.training.tempo import fit_tempo
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(errno.ENOENT, "not a model folder", str(folder))
+    store = FeatureStore(data)
+    captions = CaptionStore(store) if windows is None else CaptionStore(store, windows)
+    print(write_tempo_prior(folder, fit_tempo(store, captions, seed)))
+
+
 def _talk(quiet: bool) -> None:
     """What the loop has to say, such as where it resumes."""
     if not quiet:

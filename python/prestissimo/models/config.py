@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder: config.json, text.safetensors with tokenizer.json, codec.safetensors, dit.safetensors."""
+"""A model folder: config.json, text.safetensors with tokenizer.json, codec.safetensors, dit.safetensors.
+
+tempo.json may lie beside them: see `models.tempo`.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,8 @@ class SamplingConfig:
     parameterisation: what the network predicts, "edm", "v" or "flow" (see sampling.PARAMETERISATIONS);
     sigma_data: standard deviation of the latents; sigma_min, sigma_max, rho: of the Karras schedule;
     guidance: w of D = D_∅ + w(D_c − D_∅); rescale: its φ; interval: noise levels (low, high] that are guided,
-    None for all; max_seconds: longest clip that may be asked for.
+    None for all; tempo_below: highest noise level at which guidance is away from no tempo too, None for all;
+    max_seconds: longest clip that may be asked for.
     """
 
     parameterisation: str = "edm"
@@ -66,6 +70,7 @@ class SamplingConfig:
     guidance: float = 3.0
     rescale: float = 0.0
     interval: tuple[float, float] | None = None
+    tempo_below: float | None = None
     max_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -88,6 +93,8 @@ class SamplingConfig:
             raise ValueError(f"rescale must be in [0, 1], got {self.rescale!r}")
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] < math.inf:
             raise ValueError(f"interval must be 0 <= low < high, got {self.interval!r}")
+        if self.tempo_below is not None and not 0 <= self.tempo_below < math.inf:
+            raise ValueError(f"tempo_below must be finite and not negative, got {self.tempo_below!r}")
 
 
 @dataclass(frozen=True)

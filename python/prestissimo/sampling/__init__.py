@@ -12,7 +12,7 @@ from prestissimo.sampling.denoisers import (
     estimate,
 )
 from prestissimo.sampling.edm import denoise, draw_sigma, edm_loss, scalings
-from prestissimo.sampling.guidance import classifier_free
+from prestissimo.sampling.guidance import by_level, classifier_free
 from prestissimo.sampling.noise import latent_noise
 from prestissimo.sampling.samplers import (
     SAMPLERS,
@@ -38,6 +38,7 @@ __all__ = [
     "RectifiedFlow",
     "VelocityPredicted",
     "cfg_combine",
+    "by_level",
     "classifier_free",
     "ctm",
     "ddim",

@@ -9,7 +9,7 @@ from torch import Tensor
 from prestissimo import ops
 from prestissimo.sampling.denoisers import Denoiser, Estimate, estimate
 
-__all__ = ["classifier_free"]
+__all__ = ["by_level", "classifier_free"]
 
 
 def classifier_free(
@@ -32,6 +32,22 @@ def classifier_free(
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise ValueError(f"interval must be (low, high) with 0 <= low < high, got {interval!r}")
     return conditional if scale == 1 else _Guided(conditional, both, scale, rescale, interval)
+
+
+def by_level(low: Denoiser, high: Denoiser, level: float) -> Denoiser:
+    """`low` where σ <= level, `high` above it."""
+    return _ByLevel(low, high, level)
+
+
+class _ByLevel:
+    def __init__(self, low: Denoiser, high: Denoiser, level: float) -> None:
+        self.low, self.high, self.level = low, high, level
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (self.low if float(sigma[0]) <= self.level else self.high)(x, sigma)
+
+    def estimate(self, x: Tensor, level: float) -> Estimate:
+        return estimate(self.low if level <= self.level else self.high, x, level)
 
 
 class _Guided:

@@ -20,6 +20,7 @@ from prestissimo.models.config import (
     read_model_config,
 )
 from prestissimo.models.schema import from_json
+from prestissimo.models.tempo import TEMPO
 from prestissimo.nn import DiT, DiTConfig
 
 from .state import read_average
@@ -27,7 +28,7 @@ from .state import read_average
 __all__ = ["BUNDLED", "export_dit"]
 
 BUNDLED = Path(prestissimo.models.__file__).parent / "weights" / "mini"
-_OTHER_PARTS = ("text.safetensors", "tokenizer.json", "codec.safetensors")
+_OTHER_PARTS = ("text.safetensors", "tokenizer.json", "codec.safetensors", TEMPO)
 
 
 def export_dit(
@@ -43,10 +44,10 @@ def export_dit(
     """Write the averaged weights of a training checkpoint as `folder`/dit.safetensors, and its config.json.
 
     state: state.safetensors of `train_dit`, or its folder; a run that goes on meanwhile is not disturbed. What else a
-    model needs (text encoder, tokenizer, codec) is copied from `base`, by default the bundled "mini", where `folder`
-    lacks it; codec: a codec.safetensors that goes in whatever is there. name: the folder's by default; sampling: that
-    of the folder's config.json, else of the base's, else the defaults; its sigma_data is the run's. int8: matrices
-    with one scale per row (float32 otherwise).
+    model needs (text encoder, tokenizer, codec, tempi of words) is copied from `base`, by default the bundled "mini",
+    where `folder` lacks it; codec: a codec.safetensors that goes in whatever is there. name: the folder's by default;
+    sampling: that of the folder's config.json, else of the base's, else the defaults; its sigma_data is the run's.
+    int8: matrices with one scale per row (float32 otherwise).
     Raises FileNotFoundError, or ValueError that names the file that is wrong.
     """
     state, folder = Path(state), Path(folder)
