@@ -334,12 +334,13 @@ class Pipeline:
                 log.warning("negative_prompt has no effect where guidance_scale is 1")
             return conditional
         away = self._context(request.negative_prompt) if request.negative_prompt else self.dit.null_context()
+        scale = request.guidance
         options: dict[str, Any] = {"rescale": sampling.rescale, "interval": sampling.interval}
 
         def guided(unsaid: dict[str, Tensor]) -> Denoiser:
             stacked = {name: torch.cat([wanted[name], unsaid[name]]) for name in wanted}
             both = self.engine.prepare(self.dit, TextContext.cat([context, away]), stacked, *trained)
-            return classifier_free(conditional, both, request.guidance, **options)
+            return classifier_free(conditional, both, scale, **options)
 
         # Guidance is away from no tempo too, so that it strengthens the beat as it does the text; above tempo_below
         # it would put drums into everything.
