@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -165,7 +166,11 @@ def test_an_interrupt_keeps_what_is_finished(tiny_model, tmp_path, number):
     line = command(
         "generate", "calm", "--model", str(tiny_model), "-n", "500", "--seconds", "0.5", "-o", "a.wav"
     )
-    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    # a shell's background job ignores Ctrl-C, and so would what it starts
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        line, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=heeds
+    ) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "a-002.wav").exists():
             assert process.poll() is None
